@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Guest RAM. The only place where a guest-physical address becomes host memory: everything else holds a Gpa, a
+// GuestRange or a GuestSpan, and never a pointer (style rule 13).
+//
+// The guest writes this memory whenever it likes, from other threads. Every read here copies out exactly once;
+// callers validate and use the copy. Bounds are checked when a range becomes a span, and again at each access.
+//
+// GuestMemory is immutable after create() and may be used from any thread. A GuestSpan borrows it.
+//
+// Layout (x86): RAM fills [0, 3 GiB) first and goes on at 4 GiB; the gap holds device registers.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+
+#include <sys/uio.h>
+
+#include "base/error.h"
+#include "base/fd.h"
+
+namespace mayfly {
+
+/// A guest-physical address, in bytes.
+struct Gpa {
+  uint64_t value = 0;
+
+  friend constexpr auto operator<=>(Gpa, Gpa) = default;
+};
+
+/// `size` bytes from `start`. May be any garbage: view() decides.
+struct GuestRange {
+  Gpa start;
+  uint64_t size = 0;
+};
+
+/// The end of RAM below the gap, and where RAM goes on.
+inline constexpr Gpa kLowRamEnd{0xc000'0000};
+inline constexpr Gpa kHighRamStart{0x1'0000'0000};
+
+/// A piece of guest RAM that lies wholly inside one region. Offsets and sizes are checked: an access past the end
+/// is our own bug and CHECKs, so callers compare with size() first.
+class GuestSpan {
+ public:
+  GuestSpan() = default;
+
+  uint64_t size() const { return size_; }
+
+  /// Copies out / in / clears. `offset + bytes` must lie inside.
+  void read(uint64_t offset, std::span<std::byte> out) const;
+  void write(uint64_t offset, std::span<const std::byte> in) const;
+  void zero(uint64_t offset, uint64_t size_bytes) const;
+
+  template <typename T>
+    requires std::is_trivially_copyable_v<T>
+  T load(uint64_t offset) const {
+    T value;
+    read(offset, std::as_writable_bytes(std::span<T, 1>(&value, 1)));
+    return value;
+  }
+  template <typename T>
+    requires std::is_trivially_copyable_v<T>
+  void store(uint64_t offset, const T& value) const {
+    write(offset, std::as_bytes(std::span<const T, 1>(&value, 1)));
+  }
+
+  /// Ring indices: single aligned 16-bit words (virtio 1.2, 2.7.13). The offset must be even.
+  uint16_t load_acquire_u16(uint64_t offset) const;
+  void store_release_u16(uint64_t offset, uint16_t value) const;
+
+  /// The part [offset, offset + size_bytes).
+  GuestSpan subspan(uint64_t offset, uint64_t size_bytes) const;
+
+  /// For readv, writev and the ring only: the kernel copies, we never look through it.
+  iovec as_iovec() const { return {host_, static_cast<size_t>(size_)}; }
+
+ private:
+  friend class GuestMemory;
+  GuestSpan(std::byte* host, uint64_t size) : host_(host), size_(size) {}
+  std::byte* at(uint64_t offset, uint64_t size_bytes) const;
+
+  std::byte* host_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+class GuestMemory {
+ public:
+  /// One contiguous piece of RAM, as KVM's memory slots and the guest's memory map want it.
+  struct Region {
+    Gpa start;
+    uint64_t size;
+    uint64_t host_address;
+    uint64_t file_offset;
+  };
+
+  /// Maps `memfd` (at least `size_bytes` long, shared) at an address range reserved once, so that what is mapped
+  /// there can change later without KVM being told. `size_bytes` is a multiple of 4096.
+  static Result<GuestMemory> create(FdRef memfd, uint64_t size_bytes);
+
+  ~GuestMemory();
+  GuestMemory(GuestMemory&& other) noexcept;
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+
+  uint64_t size() const { return size_; }
+  std::span<const Region> regions() const { return {regions_, region_count_}; }
+
+  /// The range as a span, or kOutOfRange where any byte of it is not RAM. Size 0 is an empty span.
+  Result<GuestSpan> view(GuestRange range) const;
+
+ private:
+  GuestMemory() = default;
+
+  std::byte* base_ = nullptr;  // host address of Gpa 0
+  uint64_t reserved_ = 0;
+  uint64_t size_ = 0;
+  Region regions_[2] = {};
+  size_t region_count_ = 0;
+};
+
+}  // namespace mayfly

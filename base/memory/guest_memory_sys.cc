@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <sys/mman.h>
+
+#include "base/memory/guest_memory.h"
+
+namespace mayfly {
+namespace {
+
+constexpr uint64_t kPageSize = 4096;
+constexpr uint64_t kHugePageSize = 2 * 1024 * 1024;
+constexpr uint64_t kMaxSize = uint64_t{1} << 42;
+
+// Keeps the compiler from reading guest memory a second time instead of keeping the copy.
+void forget_memory() { asm volatile("" ::: "memory"); }
+
+}  // namespace
+
+std::byte* GuestSpan::at(uint64_t offset, uint64_t size_bytes) const {
+  CHECK(size_bytes <= size_ && offset <= size_ - size_bytes);
+  return host_ + offset;
+}
+
+void GuestSpan::read(uint64_t offset, std::span<std::byte> out) const {
+  if (out.empty()) return;
+  // SAFETY: at() checked the range; the mapping lives as long as the GuestMemory this span borrows.
+  std::memcpy(out.data(), at(offset, out.size()), out.size());
+  forget_memory();
+}
+
+void GuestSpan::write(uint64_t offset, std::span<const std::byte> in) const {
+  if (in.empty()) return;
+  // SAFETY: as in read().
+  std::memcpy(at(offset, in.size()), in.data(), in.size());
+  forget_memory();
+}
+
+void GuestSpan::zero(uint64_t offset, uint64_t size_bytes) const {
+  if (size_bytes == 0) return;
+  // SAFETY: as in read().
+  std::memset(at(offset, size_bytes), 0, size_bytes);
+  forget_memory();
+}
+
+uint16_t GuestSpan::load_acquire_u16(uint64_t offset) const {
+  std::byte* word = at(offset, sizeof(uint16_t));
+  CHECK(std::bit_cast<uintptr_t>(word) % alignof(uint16_t) == 0);
+  // SAFETY: in range by at() and aligned by the CHECK; the guest writes it with plain 16-bit stores.
+  return __atomic_load_n(reinterpret_cast<uint16_t*>(word), __ATOMIC_ACQUIRE);
+}
+
+void GuestSpan::store_release_u16(uint64_t offset, uint16_t value) const {
+  std::byte* word = at(offset, sizeof(uint16_t));
+  CHECK(std::bit_cast<uintptr_t>(word) % alignof(uint16_t) == 0);
+  // SAFETY: as in load_acquire_u16().
+  __atomic_store_n(reinterpret_cast<uint16_t*>(word), value, __ATOMIC_RELEASE);
+}
+
+GuestSpan GuestSpan::subspan(uint64_t offset, uint64_t size_bytes) const {
+  return GuestSpan(at(offset, size_bytes), size_bytes);
+}
+
+Result<GuestMemory> GuestMemory::create(FdRef memfd, uint64_t size_bytes) {
+  if (size_bytes == 0 || size_bytes % kPageSize != 0 || size_bytes > kMaxSize) {
+    return fail({Code::kInvalidArgument, "MEMORY_SIZE"},
+                "memory: %llu bytes is not a multiple of 4096 between 4096 and 2^42",
+                static_cast<unsigned long long>(size_bytes));
+  }
+  const uint64_t file_bytes = TRY(file_size(memfd));
+  if (file_bytes < size_bytes) {
+    return fail({Code::kInvalidArgument, "MEMORY_FILE_TOO_SHORT"},
+                "memory: the file holds %llu bytes, the guest wants %llu",
+                static_cast<unsigned long long>(file_bytes),
+                static_cast<unsigned long long>(size_bytes));
+  }
+
+  GuestMemory memory;
+  memory.size_ = size_bytes;
+  const uint64_t low = std::min(size_bytes, kLowRamEnd.value);
+  const uint64_t high = size_bytes - low;
+  const uint64_t span = high == 0 ? low : kHighRamStart.value + high;
+  memory.reserved_ = span + kHugePageSize;
+  // SAFETY: a fresh, inaccessible reservation; nothing else uses it.
+  void* reservation = ::mmap(nullptr, memory.reserved_, PROT_NONE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reservation == MAP_FAILED) {
+    memory.reserved_ = 0;
+    return fail_errno({Code::kResourceExhausted, "MEMORY_RESERVE"}, errno,
+                      "memory: reserve %llu bytes of address space",
+                      static_cast<unsigned long long>(span));
+  }
+  // Aligned, so that huge pages fit; the slack at both ends goes back.
+  const auto start = std::bit_cast<uintptr_t>(reservation);
+  const uintptr_t aligned = (start + kHugePageSize - 1) & ~(kHugePageSize - 1);
+  const uintptr_t end = start + memory.reserved_;
+  const uintptr_t used_end = aligned + ((span + kPageSize - 1) & ~(kPageSize - 1));
+  // SAFETY: both pieces are inside our own reservation, outside [aligned, used_end).
+  if (aligned != start) ::munmap(reservation, aligned - start);
+  if (end != used_end) ::munmap(std::bit_cast<void*>(used_end), end - used_end);
+  memory.base_ = std::bit_cast<std::byte*>(aligned);
+  memory.reserved_ = used_end - aligned;
+
+  memory.regions_[memory.region_count_++] = {Gpa{0}, low, aligned, 0};
+  if (high != 0) {
+    memory.regions_[memory.region_count_++] = {kHighRamStart, high, aligned + kHighRamStart.value,
+                                               low};
+  }
+  for (const Region& region : memory.regions()) {
+    // SAFETY: MAP_FIXED inside our own reservation.
+    void* mapped = ::mmap(std::bit_cast<void*>(region.host_address), region.size,
+                          PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd.number(),
+                          static_cast<off_t>(region.file_offset));
+    if (mapped == MAP_FAILED) {
+      return fail_errno({Code::kResourceExhausted, "MEMORY_MAP"}, errno, "memory: map %llu bytes",
+                        static_cast<unsigned long long>(region.size));
+    }
+  }
+  return memory;
+}
+
+GuestMemory::GuestMemory(GuestMemory&& other) noexcept
+    : base_(std::exchange(other.base_, nullptr)),
+      reserved_(std::exchange(other.reserved_, 0)),
+      size_(other.size_),
+      regions_{other.regions_[0], other.regions_[1]},
+      region_count_(other.region_count_) {}
+
+GuestMemory::~GuestMemory() {
+  // SAFETY: our own reservation; spans do not outlive their memory.
+  if (base_ != nullptr) ::munmap(base_, reserved_);
+}
+
+Result<GuestSpan> GuestMemory::view(GuestRange range) const {
+  for (const Region& region : regions()) {
+    if (range.start < region.start) continue;
+    const uint64_t offset = range.start.value - region.start.value;
+    if (range.size <= region.size && offset <= region.size - range.size) {
+      return GuestSpan(base_ + range.start.value, range.size);
+    }
+  }
+  return fail({Code::kOutOfRange, "GUEST_RANGE"},
+              "guest range of %llu bytes at 0x%llx is not in RAM",
+              static_cast<unsigned long long>(range.size),
+              static_cast<unsigned long long>(range.start.value));
+}
+
+}  // namespace mayfly

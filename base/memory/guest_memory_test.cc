@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/memory/guest_memory.h"
+
+#include <array>
+
+#include <doctest/doctest.h>
+
+namespace mayfly {
+namespace {
+
+constexpr uint64_t kMiB = 1024 * 1024;
+
+GuestMemory make(uint64_t size) {
+  const Fd memfd = *Fd::memfd("test", size);
+  return *GuestMemory::create(memfd.ref(), size);
+}
+
+TEST_CASE("what is written is read back, through overlapping views") {
+  const GuestMemory memory = make(kMiB);
+  const GuestSpan page = *memory.view({Gpa{0x1000}, 0x1000});
+  page.store<uint32_t>(4, 0x12345678);
+  CHECK_EQ(memory.view({Gpa{0x1004}, 4})->load<uint32_t>(0), 0x12345678);
+  page.zero(4, 2);
+  CHECK_EQ(page.load<uint32_t>(4), 0x12340000);
+  page.store_release_u16(8, 0xabcd);
+  CHECK_EQ(page.load_acquire_u16(8), 0xabcd);
+  CHECK_EQ(page.subspan(8, 8).load<uint16_t>(0), 0xabcd);
+}
+
+TEST_CASE("a range that leaves RAM by one byte, or wraps, is refused") {
+  const GuestMemory memory = make(kMiB);
+  CHECK(memory.view({Gpa{0}, kMiB}).has_value());
+  CHECK(memory.view({Gpa{kMiB}, 0}).has_value());
+  CHECK_FALSE(memory.view({Gpa{0}, kMiB + 1}).has_value());
+  CHECK_FALSE(memory.view({Gpa{kMiB - 1}, 2}).has_value());
+  CHECK_FALSE(memory.view({Gpa{kMiB + 1}, 0}).has_value());
+  CHECK_FALSE(memory.view({Gpa{~uint64_t{0}}, 2}).has_value());
+  CHECK_FALSE(memory.view({Gpa{1}, ~uint64_t{0}}).has_value());
+}
+
+TEST_CASE("RAM above 3 GiB goes on at 4 GiB, and the gap is not RAM") {
+  const GuestMemory memory = make(kLowRamEnd.value + 16 * kMiB);
+  REQUIRE_EQ(memory.regions().size(), 2);
+  CHECK_EQ(memory.regions()[1].start, kHighRamStart);
+  CHECK_EQ(memory.regions()[1].size, 16 * kMiB);
+  CHECK(memory.view({kHighRamStart, 16 * kMiB}).has_value());
+  CHECK_FALSE(memory.view({kHighRamStart, 16 * kMiB + 1}).has_value());
+  CHECK_FALSE(memory.view({kLowRamEnd, 1}).has_value());
+  CHECK_FALSE(memory.view({Gpa{kLowRamEnd.value - 1}, 2}).has_value());
+  memory.view({kHighRamStart, 8})->store<uint64_t>(0, 7);
+  CHECK_EQ(memory.view({kHighRamStart, 8})->load<uint64_t>(0), 7);
+}
+
+TEST_CASE("bad sizes are refused with the number in the message") {
+  const Fd memfd = *Fd::memfd("test", kMiB);
+  CHECK_FALSE(GuestMemory::create(memfd.ref(), 0).has_value());
+  CHECK_FALSE(GuestMemory::create(memfd.ref(), 4097).has_value());
+  const auto too_large = GuestMemory::create(memfd.ref(), 2 * kMiB);
+  REQUIRE_FALSE(too_large.has_value());
+  CHECK_EQ(too_large.error().reason(), "MEMORY_FILE_TOO_SHORT");
+  CHECK(too_large.error().message().find("1048576") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace mayfly
