@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The monitor's one event loop, over one restricted io_uring: created disabled, allowed only the operations below on
-// registered files, then enabled. The kernel enforces that whatever takes this process over can do no more with the
-// ring. Only this folder knows liburing.
+// The monitor's one event loop, over one restricted io_uring: created disabled, allowed only the
+// operations below on registered files, then enabled. The kernel then enforces that whatever takes
+// this process over can do no more with the ring. Only this folder knows liburing.
 //
-// Threads: run() and every submission belong to the loop thread, under the device lock. lock() is that device lock:
-// the loop holds it while it dispatches completions and not while it waits; vCPU threads take it to reach devices.
-// A vCPU thread under the lock may not submit; it signals an eventfd that the loop watches.
+// Threads: run_once() and every submission belong to the loop thread, submissions under the device
+// lock. lock() is that device lock: the loop holds it while it dispatches completions and not while
+// it waits; vCPU threads take it to reach devices. A vCPU thread may not submit; it signals an
+// eventfd that the loop watches.
 //
-// A completion is named by a token {client slot, generation, op}: after remove_client() a late completion is
-// recognised by its generation and dropped.
+// A completion is named by a token {slot, generation, op}: one that arrives after its client or its
+// poll is gone is recognised by the generation and dropped.
 #pragma once
 
 #include <condition_variable>
@@ -23,6 +24,10 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+
+struct io_uring;
+struct io_uring_sqe;
+struct io_uring_cqe;
 
 namespace mayfly {
 
@@ -65,55 +70,71 @@ class Loop {
 
   /// `client` outlives its registration. kResourceExhausted past Limits::clients.
   Result<ClientId> add_client(LoopClient& client);
-  /// Completions still to come for it are dropped; the memory they write to must stay until pending() says so.
+  /// Completions still to come for it are dropped; the memory they touch stays until pending() is 0.
   void remove_client(ClientId id);
-  /// Operations of this client that the kernel still works on (polls not counted).
+  /// Reads, writes and syncs of this client that the kernel still works on (polls do not count).
   uint32_t pending(ClientId id) const;
 
   /// Registers `fd`, which stays open until remove_file(). kResourceExhausted past Limits::files.
   Result<FileSlot> add_file(FdRef fd);
-  /// Ends polls of it first.
+  /// Ends its poll first.
   void remove_file(FileSlot slot);
 
-  /// Completes with revents each time one of `events` (POLLIN, POLLOUT, ...) comes up, until cancel_poll() or
-  /// remove_file(). Edge-triggered: the client reads until EAGAIN, except on eventfds, which need no read.
+  /// Completes with revents each time one of `events` (POLLIN, POLLOUT, ...) comes up, until
+  /// remove_file(). One poll a file. Edge-triggered: the client reads until EAGAIN, except from
+  /// eventfds, which need no read.
   Result<> poll(ClientId client, FileSlot file, uint32_t events, uint32_t op);
-  /// Ends polls with this client and op.
-  void cancel_poll(ClientId client, uint32_t op);
 
   /// The iovecs, and what they point to, stay until the completion.
-  Result<> readv(ClientId client, FileSlot file, std::span<const iovec> buffers, uint64_t offset, uint32_t op);
-  Result<> writev(ClientId client, FileSlot file, std::span<const iovec> buffers, uint64_t offset, uint32_t op);
+  Result<> readv(ClientId client, FileSlot file, std::span<const iovec> buffers, uint64_t offset,
+                 uint32_t op);
+  Result<> writev(ClientId client, FileSlot file, std::span<const iovec> buffers, uint64_t offset,
+                  uint32_t op);
   /// fdatasync.
   Result<> sync(ClientId client, FileSlot file, uint32_t op);
 
-  /// Waits for and dispatches completions until stop(). Called once, on the loop thread, without the lock.
-  Result<> run();
-  /// Any thread: run() returns after the batch it is in.
-  void stop();
+  /// Submits, waits for and dispatches one batch. On the loop thread, without the lock.
+  Result<> run_once();
+  /// Any thread: the run_once() under way, or the next one, returns.
+  void wake();
 
-  /// Blocks a thread that holds the lock, releasing it, until the loop has dispatched a batch. Never called on the
-  /// loop thread.
+  /// Blocks a thread that holds the lock, releasing it, until the loop has dispatched a batch.
+  /// Never called on the loop thread.
   void wait_for_batch(std::unique_lock<std::mutex>& held);
-  /// On the loop thread, under the lock: waits for and dispatches one batch (draining devices before a pause).
-  Result<> run_batch();
 
  private:
-  struct Ring;
   struct Client {
     LoopClient* client = nullptr;
     uint16_t generation = 0;
     uint32_t pending = 0;
   };
+  struct File {
+    bool used = false;
+    bool polled = false;
+    uint16_t poll_generation = 0;
+    uint32_t poll_events = 0;
+    uint32_t poll_op = 0;
+    ClientId poll_client;
+  };
+
   Loop();
+  Result<> restrict_and_enable(const Limits& limits);
+  Result<io_uring_sqe*> next_sqe(FileSlot file);
+  Result<> submit_transfer(io_uring_sqe* sqe, ClientId client, uint32_t op);
+  Result<> submit_poll(FileSlot file);
+  Result<> submit_and_wait();
+  void dispatch();
+  void dispatch_poll(uint64_t token, int32_t result, bool more);
+  void dispatch_transfer(uint64_t token, int32_t result);
+  LoopClient* find(ClientId id) const;
 
   std::mutex lock_;
   std::condition_variable batch_done_;
-  std::unique_ptr<Ring> ring_;
+  uint64_t batches_ = 0;  // under lock_
+  std::unique_ptr<io_uring> ring_;
   std::vector<Client> clients_;
-  std::vector<int> files_;
-  Fd stop_event_;
-  bool stopping_ = false;
+  std::vector<File> files_;
+  Fd wake_event_;
 };
 
 }  // namespace mayfly
