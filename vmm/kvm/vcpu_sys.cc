@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/kvm/vcpu_sys.h"
+
+#include <cerrno>
+#include <utility>
+
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+namespace mayfly::kvm {
+namespace {
+
+constexpr uint32_t kMsrTsc = 0x10;
+constexpr uint32_t kMsrTscDeadline = 0x6e0;
+
+// SAFETY (every ioctl here): as in kvm_sys.cc.
+template <typename Argument>
+Result<> set(FdRef fd, unsigned long request, const Argument& argument, const char* what) {
+  if (::ioctl(fd.number(), request, &argument) != 0) {
+    return fail_errno({Code::kFailedPrecondition, "KVM_VCPU_STATE"}, errno, "kvm: set vCPU %s",
+                      what);
+  }
+  return {};
+}
+
+template <typename Argument>
+Result<> get(FdRef fd, unsigned long request, Argument& argument, const char* what) {
+  if (::ioctl(fd.number(), request, &argument) != 0) {
+    return fail_errno({Code::kFailedPrecondition, "KVM_VCPU_STATE"}, errno, "kvm: get vCPU %s",
+                      what);
+  }
+  return {};
+}
+
+Result<> set_msr(FdRef fd, const kvm_msr_entry& msr) {
+  struct {
+    uint32_t count = 1;
+    uint32_t padding = 0;
+    kvm_msr_entry entry;
+  } one;
+  one.entry = msr;
+  if (::ioctl(fd.number(), kSetMsrs, &one) != 1) {
+    return fail({Code::kFailedPrecondition, "KVM_MSR"},
+                "kvm: this host does not take MSR 0x%x = 0x%llx", msr.index,
+                static_cast<unsigned long long>(msr.data));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Vcpu> Vcpu::create(const Kvm& kvm, Fd fd, uint32_t index) {
+  Vcpu vcpu(std::move(fd), index);
+  // SAFETY: the size is the one KVM asks for; unmapped by the destructor alone.
+  void* mapped = ::mmap(nullptr, kvm.vcpu_map_size(), PROT_READ | PROT_WRITE, MAP_SHARED,
+                        vcpu.fd_.number(), 0);
+  if (mapped == MAP_FAILED) {
+    return fail_errno({Code::kResourceExhausted, "KVM_VCPU_MAP"}, errno, "kvm: map vCPU %u", index);
+  }
+  vcpu.run_ = static_cast<kvm_run*>(mapped);
+  vcpu.map_size_ = kvm.vcpu_map_size();
+  return vcpu;
+}
+
+Vcpu::Vcpu(Vcpu&& other) noexcept
+    : fd_(std::move(other.fd_)),
+      index_(other.index_),
+      run_(std::exchange(other.run_, nullptr)),
+      map_size_(other.map_size_) {}
+
+Vcpu::~Vcpu() {
+  // SAFETY: mapped by create(); spans of the last exit do not outlive the vCPU.
+  if (run_ != nullptr) ::munmap(run_, map_size_);
+}
+
+Result<> Vcpu::set_cpuid(const CpuidTable& table) {
+  return set(fd_.ref(), kSetCpuid2, table, "CPUID");
+}
+
+Exit Vcpu::run() {
+  if (::ioctl(fd_.number(), KVM_RUN, 0) != 0) {
+    if (errno == EINTR || errno == EAGAIN) return {.kind = ExitKind::kInterrupted};
+    return {.kind = ExitKind::kError, .detail = static_cast<uint32_t>(errno)};
+  }
+  return decode();
+}
+
+Exit Vcpu::decode() const {
+  Exit exit;
+  switch (run_->exit_reason) {
+    case KVM_EXIT_IO: {
+      exit.kind = ExitKind::kIo;
+      exit.write = run_->io.direction == KVM_EXIT_IO_OUT;
+      exit.port = run_->io.port;
+      exit.width = run_->io.size;
+      // SAFETY: KVM places the data inside the mapped area; the bound is checked all the same.
+      const uint64_t size = uint64_t{run_->io.size} * run_->io.count;
+      CHECK(size <= map_size_ && run_->io.data_offset <= map_size_ - size);
+      exit.data = {reinterpret_cast<std::byte*>(run_) + run_->io.data_offset, size};
+      return exit;
+    }
+    case KVM_EXIT_MMIO:
+      exit.kind = ExitKind::kMmio;
+      exit.write = run_->mmio.is_write != 0;
+      exit.address = Gpa{run_->mmio.phys_addr};
+      CHECK(run_->mmio.len <= sizeof(run_->mmio.data));
+      exit.data = std::as_writable_bytes(std::span(run_->mmio.data)).first(run_->mmio.len);
+      return exit;
+    case KVM_EXIT_HLT:
+      exit.kind = ExitKind::kHalt;
+      return exit;
+    case KVM_EXIT_SHUTDOWN:
+      exit.kind = ExitKind::kShutdown;
+      return exit;
+    case KVM_EXIT_INTR:
+      exit.kind = ExitKind::kInterrupted;
+      return exit;
+    case KVM_EXIT_IOAPIC_EOI:
+      exit.kind = ExitKind::kIoapicEoi;
+      return exit;
+    case KVM_EXIT_SYSTEM_EVENT:
+      exit.kind = ExitKind::kSystemEvent;
+      exit.detail = run_->system_event.type;
+      return exit;
+    case KVM_EXIT_FAIL_ENTRY:
+      exit.hardware_reason = run_->fail_entry.hardware_entry_failure_reason;
+      break;
+    case KVM_EXIT_INTERNAL_ERROR:
+      exit.hardware_reason = run_->internal.suberror;
+      break;
+    default:
+      break;
+  }
+  exit.kind = ExitKind::kError;
+  exit.detail = run_->exit_reason;
+  return exit;
+}
+
+void Vcpu::request_exit() { __atomic_store_n(&run_->immediate_exit, 1, __ATOMIC_RELEASE); }
+void Vcpu::clear_exit_request() { __atomic_store_n(&run_->immediate_exit, 0, __ATOMIC_RELEASE); }
+
+Result<kvm_regs> Vcpu::regs() const {
+  kvm_regs regs;
+  TRY(get(fd_.ref(), KVM_GET_REGS, regs, "registers"));
+  return regs;
+}
+
+Result<> Vcpu::set_regs(const kvm_regs& regs) {
+  return set(fd_.ref(), KVM_SET_REGS, regs, "registers");
+}
+
+Result<kvm_sregs> Vcpu::sregs() const {
+  kvm_sregs sregs;
+  TRY(get(fd_.ref(), KVM_GET_SREGS, sregs, "special registers"));
+  return sregs;
+}
+
+Result<> Vcpu::set_sregs(const kvm_sregs& sregs) {
+  return set(fd_.ref(), KVM_SET_SREGS, sregs, "special registers");
+}
+
+Result<VcpuState> Vcpu::save(const MsrList& list) const {
+  VcpuState state;
+  const FdRef fd = fd_.ref();
+  // MP state first: asking for it completes what an exit left half done.
+  TRY(get(fd, KVM_GET_MP_STATE, state.mp_state, "MP state"));
+  TRY(get(fd, KVM_GET_REGS, state.regs, "registers"));
+  TRY(get(fd, KVM_GET_SREGS, state.sregs, "special registers"));
+  TRY(get(fd, kGetXsave, state.xsave, "XSAVE area"));
+  TRY(get(fd, KVM_GET_XCRS, state.xcrs, "XCRs"));
+  TRY(get(fd, KVM_GET_DEBUGREGS, state.debug_regs, "debug registers"));
+  TRY(get(fd, KVM_GET_LAPIC, state.lapic, "local APIC"));
+  TRY(get(fd, KVM_GET_VCPU_EVENTS, state.events, "events"));
+  // KVM stops at the first MSR it cannot read: leave that one out and go on behind it.
+  std::span<const uint32_t> left = list.used();
+  while (!left.empty()) {
+    MsrTable part;
+    part.count = static_cast<uint32_t>(left.size());
+    for (size_t i = 0; i < left.size(); ++i) part.entries[i].index = left[i];
+    const int got = ::ioctl(fd.number(), kGetMsrs, &part);
+    if (got < 0) {
+      return fail_errno({Code::kFailedPrecondition, "KVM_VCPU_STATE"}, errno, "kvm: get vCPU MSRs");
+    }
+    const auto read = static_cast<size_t>(got);
+    for (size_t i = 0; i < read; ++i) state.msrs.entries[state.msrs.count++] = part.entries[i];
+    left = left.subspan(std::min(read + 1, left.size()));
+  }
+  return state;
+}
+
+Result<> Vcpu::restore(const VcpuState& state) {
+  if (state.msrs.count > MsrTable::kMaxEntries) {
+    return fail({Code::kDataLoss, "MSR_COUNT"}, "vCPU state: %u MSRs, the limit is %u",
+                state.msrs.count, MsrTable::kMaxEntries);
+  }
+  const FdRef fd = fd_.ref();
+  TRY(set(fd, KVM_SET_MP_STATE, state.mp_state, "MP state"));
+  TRY(set(fd, KVM_SET_REGS, state.regs, "registers"));
+  TRY(set(fd, KVM_SET_SREGS, state.sregs, "special registers"));
+  TRY(set(fd, KVM_SET_XCRS, state.xcrs, "XCRs"));
+  TRY(set(fd, kSetXsave, state.xsave, "XSAVE area"));
+  TRY(set(fd, KVM_SET_DEBUGREGS, state.debug_regs, "debug registers"));
+  TRY(set(fd, KVM_SET_LAPIC, state.lapic, "local APIC"));
+  const auto msrs = std::span(state.msrs.entries).first(state.msrs.count);
+  // A deadline is compared with the TSC, so the TSC goes first and the deadline last.
+  const auto is = [](uint32_t index) {
+    return [index](const kvm_msr_entry& msr) { return msr.index == index; };
+  };
+  for (const kvm_msr_entry& msr : msrs) {
+    if (is(kMsrTsc)(msr)) TRY(set_msr(fd, msr));
+  }
+  for (const kvm_msr_entry& msr : msrs) {
+    if (!is(kMsrTsc)(msr) && !is(kMsrTscDeadline)(msr)) TRY(set_msr(fd, msr));
+  }
+  for (const kvm_msr_entry& msr : msrs) {
+    if (is(kMsrTscDeadline)(msr)) TRY(set_msr(fd, msr));
+  }
+  return set(fd, KVM_SET_VCPU_EVENTS, state.events, "events");
+}
+
+void install_kick_signal() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) {};
+  sigemptyset(&action.sa_mask);
+  ::sigaction(kKickSignal, &action, nullptr);
+}
+
+}  // namespace mayfly::kvm

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One virtual CPU: running it, the exits it ends a run with, and its state as data.
+//
+// Threads: everything belongs to the vCPU's own thread but request_exit(), which any thread may call.
+// What an exit carries (port, address, data) is the guest's choice and hostile.
+#pragma once
+
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "vmm/kvm/kvm_sys.h"
+
+namespace mayfly::kvm {
+
+/// Why KVM_RUN returned.
+enum class ExitKind : uint8_t {
+  kIo,           ///< port I/O; `port`, `write`, `data` (width bytes a time, `count` times)
+  kMmio,         ///< an access outside RAM; `address`, `write`, `data`
+  kHalt,         ///< HLT that the in-kernel APIC did not handle
+  kShutdown,     ///< triple fault
+  kInterrupted,  ///< request_exit() or a signal
+  kIoapicEoi,    ///< end of a level-triggered interrupt
+  kSystemEvent,  ///< the guest asked KVM itself to shut down, reset or report a crash
+  kError,        ///< KVM cannot go on; `detail` says what it reported
+};
+
+struct Exit {
+  ExitKind kind = ExitKind::kError;
+  bool write = false;
+  uint16_t port = 0;
+  uint8_t width = 0;
+  Gpa address = {};
+  /// For a read, fill it: the guest sees it at the next run(). Valid until then.
+  std::span<std::byte> data = {};
+  uint32_t detail = 0;
+  uint64_t hardware_reason = 0;
+};
+
+/// A vCPU's state as untrusted data. `xsave` and `msrs` are as large as the host's.
+struct VcpuState {
+  kvm_regs regs = {};
+  kvm_sregs sregs = {};
+  kvm_debugregs debug_regs = {};
+  kvm_xcrs xcrs = {};
+  kvm_lapic_state lapic = {};
+  kvm_vcpu_events events = {};
+  kvm_mp_state mp_state = {};
+  XsaveArea xsave;
+  MsrTable msrs;
+};
+
+class Vcpu {
+ public:
+  /// Maps vCPU `fd`'s run area.
+  static Result<Vcpu> create(const Kvm& kvm, Fd fd, uint32_t index);
+  ~Vcpu();
+  Vcpu(Vcpu&& other) noexcept;
+  Vcpu(const Vcpu&) = delete;
+  Vcpu& operator=(const Vcpu&) = delete;
+
+  uint32_t index() const { return index_; }
+
+  Result<> set_cpuid(const CpuidTable& table);
+
+  /// Runs guest code until something needs the monitor.
+  Exit run();
+
+  /// Any thread: the run() under way, or the next one, ends with kInterrupted. The vCPU's thread
+  /// must be told by a signal too (install_kick_signal()); clear_exit_request() goes on.
+  void request_exit();
+  void clear_exit_request();
+
+  Result<kvm_regs> regs() const;
+  Result<> set_regs(const kvm_regs& regs);
+  Result<kvm_sregs> sregs() const;
+  Result<> set_sregs(const kvm_sregs& sregs);
+
+  /// The whole state, in the order KVM wants; `list` from Kvm::msr_list(). MSRs the host lists but
+  /// cannot read are left out.
+  Result<VcpuState> save(const MsrList& list) const;
+  /// The same back; TSC before TSC_DEADLINE. Names the part or MSR that the host refuses.
+  Result<> restore(const VcpuState& state);
+
+ private:
+  Vcpu(Fd fd, uint32_t index) : fd_(std::move(fd)), index_(index) {}
+  Exit decode() const;
+
+  Fd fd_;
+  uint32_t index_;
+  kvm_run* run_ = nullptr;
+  uint32_t map_size_ = 0;
+};
+
+/// The signal that ends KVM_RUN on the thread it is sent to.
+inline constexpr int kKickSignal = SIGUSR1;
+/// Makes kKickSignal harmless and interrupting. Once, from main().
+void install_kick_signal();
+
+}  // namespace mayfly::kvm
