@@ -1,33 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The split virtqueue of one device queue (virtio 1.2, section 2.7): rings, descriptor chains, indirect tables and
-// notification suppression. Knows no device and no transport. It is the only code that touches avail, used,
-// event_idx and the fences between them.
+// The split virtqueue of one device queue (virtio 1.2, section 2.7): rings, descriptor chains,
+// indirect tables and notification suppression. Knows no device and no transport. It is the only code
+// that touches avail, used, event_idx and the fences between them.
 //
-// Everything in the rings comes from a hostile guest and is read once. A chain is walked, checked and copied whole
-// before a device sees it: at most size() descriptors in all, no loop, every buffer inside RAM, readable ones before
-// writable ones, at most 2^32 - 1 bytes. Anything else is an Error that the device passes to
-// DeviceHost::needs_reset(); the queue then serves nothing until it is reset.
+// Everything in the rings comes from a hostile guest and is read once. A chain is walked, checked and
+// copied whole before a device sees it: at most size() descriptors in all, no loop, every buffer
+// inside RAM, readable ones before writable ones, at most 2^32 - 1 bytes, and a head that is not in
+// flight already. Anything else is an Error that the device passes to DeviceHost::needs_reset(); the
+// queue then serves nothing until it is reset. A buffer of no bytes adds nothing, wherever it points.
+// Buffers may overlap each other and the rings: every access copies, so a guest that does it garbles
+// its own data only.
 //
 // Threads: under the device lock (virtio/device.h).
 #pragma once
 
-#include <array>
+#include <bitset>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
-#include <sys/uio.h>
-
 #include "base/error.h"
+#include "base/fd.h"
 #include "base/memory/guest_memory.h"
+#include "virtio/queue/chain.h"
+#include "virtio/queue/wire.h"
 
 namespace mayfly::virtio {
 
 /// The largest queue any device offers. Bounds a chain and the scratch space for it.
 inline constexpr uint16_t kMaxQueueSize = 256;
 
-/// Where the driver put the rings, and how far both sides are: everything a queue is, as untrusted plain data.
+/// Where the driver put the rings, and how far both sides are: everything a queue is, as untrusted
+/// plain data.
 struct QueueState {
   uint16_t size = 0;
   bool ready = false;
@@ -38,64 +44,6 @@ struct QueueState {
   uint16_t next_used = 0;
 
   friend bool operator==(const QueueState&, const QueueState&) = default;
-};
-
-/// Reads a chain's device-readable bytes in order. Borrows the queue's scratch space: only inside the handler.
-class ChainReader {
- public:
-  explicit ChainReader(std::span<const GuestSpan> spans);
-
-  uint64_t remaining() const { return remaining_; }
-  /// Exactly `out.size()` bytes, or kOutOfRange with nothing consumed.
-  Result<> read(std::span<std::byte> out);
-  template <typename T>
-  Result<T> read_object() {
-    T value;
-    TRY(read(std::as_writable_bytes(std::span<T, 1>(&value, 1))));
-    return value;
-  }
-  Result<> skip(uint64_t size_bytes);
-  /// The next `size_bytes` bytes as iovecs into `out`, consumed; the number used, or an Error where `out` is too
-  /// short or the chain is.
-  Result<size_t> take_iovecs(uint64_t size_bytes, std::span<iovec> out);
-
- private:
-  std::span<const GuestSpan> spans_;
-  uint64_t offset_ = 0;  // into spans_.front()
-  uint64_t remaining_ = 0;
-};
-
-/// Fills a chain's device-writable bytes in order; the mirror of ChainReader.
-class ChainWriter {
- public:
-  explicit ChainWriter(std::span<const GuestSpan> spans);
-
-  uint64_t remaining() const { return remaining_; }
-  uint32_t written() const { return written_; }
-  Result<> write(std::span<const std::byte> in);
-  template <typename T>
-  Result<> write_object(const T& value) {
-    return write(std::as_bytes(std::span<const T, 1>(&value, 1)));
-  }
-  /// As ChainReader::take_iovecs(), counted as written.
-  Result<size_t> take_iovecs(uint64_t size_bytes, std::span<iovec> out);
-  /// The last `size_bytes` writable bytes, wherever the descriptors are cut (a block request's status byte), taken
-  /// off the end.
-  Result<GuestSpan> take_tail(uint64_t size_bytes);
-
- private:
-  std::span<const GuestSpan> spans_;
-  uint64_t offset_ = 0;
-  uint64_t remaining_ = 0;
-  uint32_t written_ = 0;
-};
-
-/// One request, checked. Valid only inside the handler it is given to.
-struct Chain {
-  /// The descriptor index to give back with Queue::complete().
-  uint16_t head;
-  ChainReader reader;
-  ChainWriter writer;
 };
 
 /// What became of a chain.
@@ -115,14 +63,17 @@ inline Verdict stop() { return {Verdict::Kind::kStop}; }
 class Queue {
  public:
   Queue() = default;
+  /// `wake` is the queue's kick eventfd, which drain() signals where it leaves chains behind; it
+  /// outlives the queue.
+  explicit Queue(FdRef wake) : wake_(wake) {}
   Queue(Queue&&) = default;
   Queue& operator=(Queue&&) = default;
 
-  /// Takes the rings into use. Checks size (power of two, <= max_size), alignment and that all rings lie in RAM.
-  /// `memory` outlives the queue's use.
-  Result<> activate(const GuestMemory& memory, const QueueState& state, uint16_t max_size, bool event_idx,
-                    bool indirect);
-  /// Forgets everything; ready() is false.
+  /// Takes the rings into use. Checks size (power of two, <= max_size), alignment and that all rings
+  /// lie in RAM. `memory` outlives the queue's use.
+  Result<> activate(const GuestMemory& memory, const QueueState& state, uint16_t max_size,
+                    bool event_idx, bool indirect);
+  /// Forgets everything but the wake event; ready() is false.
   void reset();
 
   bool ready() const { return memory_ != nullptr && !broken_; }
@@ -130,19 +81,22 @@ class Queue {
   /// Where the queue stands now, for a snapshot.
   QueueState state() const { return state_; }
 
-  /// Hands each available chain to `handler`: Chain& -> Result<Verdict>, until none is left (after telling the
-  /// driver to notify again and looking once more) or the handler stops. Bounded: at most size() chains a call, so a
-  /// guest that keeps adding cannot hold the loop; returns true where more may wait and the device must call again.
+  /// Hands each available chain to `handler`: Chain& -> Result<Verdict>, until none is left (after
+  /// telling the driver to notify again and looking once more) or the handler stops. Bounded: at most
+  /// size() chains a call, so a guest that keeps adding cannot hold the loop. True where more may
+  /// wait: the queue has then signalled its wake event, so that the device is notified once more and
+  /// need not remember.
   template <typename Handler>
   Result<bool> drain(Handler&& handler);
 
-  /// Puts a chain taken with later() into the used ring.
+  /// Puts a chain taken with later() into the used ring. Ignored where the queue is not ready.
   void complete(uint16_t head, uint32_t written);
 
   /// True once per batch of used chains where the driver wants an interrupt for it (2.7.7, 2.7.10).
   bool take_interrupt();
 
-  /// No notifications wanted, or wanted again: for devices that only poll their rx queue when they have data.
+  /// No notifications wanted until drain() next finds the ring empty: for devices that poll their rx
+  /// queue only when they have data. A hint: the driver may notify all the same.
   void disable_notifications();
 
  private:
@@ -150,44 +104,60 @@ class Queue {
     bool available;
     Chain chain;
   };
+  /// A chain as it is collected: `readable` spans of scratch_, then writable ones, `spans` in all.
+  struct Walk {
+    uint16_t descriptors = 0;
+    uint16_t spans = 0;
+    uint16_t readable = 0;
+    bool writing = false;
+    uint64_t bytes = 0;
+  };
   /// The next chain, or available == false.
   Result<Popped> pop();
-  void undo_pop();
+  void undo_pop(uint16_t head);
+  Result<Chain> walk(uint16_t head);
+  Result<> add_buffer(const Descriptor& descriptor, Walk& walk);
+  Result<GuestSpan> indirect_table(const Descriptor& descriptor) const;
   /// Asks for a notification at the next chain; true where one has arrived meanwhile.
   bool enable_notifications();
+  void wake();
   std::unexpected<Error> broken(std::unexpected<Error> error);
 
   const GuestMemory* memory_ = nullptr;
+  FdRef wake_;
   QueueState state_;
   bool event_idx_ = false;
   bool indirect_ = false;
   bool broken_ = false;
   bool used_since_interrupt_ = false;
+  bool interrupted_before_ = false;
   uint16_t used_at_interrupt_ = 0;
+  std::bitset<kMaxQueueSize> in_flight_;  // heads between pop() and complete()
   GuestSpan descriptors_;
   GuestSpan driver_area_;
   GuestSpan device_area_;
-  std::vector<GuestSpan> scratch_;  // kMaxQueueSize spans, made by activate(): the data path never allocates
+  std::vector<GuestSpan> scratch_;  // size() spans, made by activate(): the data path never allocates
 };
 
 template <typename Handler>
 Result<bool> Queue::drain(Handler&& handler) {
   if (!ready()) return false;
-  for (uint16_t served = 0; served < state_.size;) {
+  // Looking again after an empty ring counts too: a guest may move its index back and forth.
+  for (uint16_t turn = 0; turn < state_.size; ++turn) {
     Popped next = TRY(pop());
     if (!next.available) {
       if (!enable_notifications()) return false;
       continue;
     }
-    ++served;
     Result<Verdict> verdict = handler(next.chain);
     if (!verdict) return broken(std::unexpected(std::move(verdict).error()));
     if (verdict->kind == Verdict::Kind::kStop) {
-      undo_pop();
+      undo_pop(next.chain.head);
       return false;
     }
     if (verdict->kind == Verdict::Kind::kDone) complete(next.chain.head, verdict->written);
   }
+  wake();
   return true;
 }
 
