@@ -128,9 +128,9 @@ TEST_CASE("a file cut short under the reader is an end of output, not a signal")
 
 TEST_CASE("files of other sizes are refused") {
   const Fd event = *Fd::event();
-  for (const uint64_t size : {uint64_t{0}, uint64_t{4096}, uint64_t{4096 + 2048},
-                              uint64_t{4096 + 4097}, uint64_t{4096 + 3 * 4096},
-                              uint64_t{4096 + 32 * 1024 * 1024}}) {
+  for (const uint64_t size :
+       {uint64_t{0}, uint64_t{4096}, uint64_t{4096 + 2048}, uint64_t{4096 + 4097},
+        uint64_t{4096 + 3 * 4096}, uint64_t{4096 + 32 * 1024 * 1024}}) {
     const Fd file = *Fd::memfd("ring", size);
     CHECK_FALSE(ConsoleRingWriter::create(file.ref(), event.ref()).has_value());
     CHECK_FALSE(ConsoleRingReader::create(file.ref()).has_value());

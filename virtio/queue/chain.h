@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One request of a queue: the guest's buffers in order, already checked, behind a reader and a writer
-// that count. Threads: under the device lock (virtio/device.h).
+// One request of a queue: the guest's buffers in order, already checked, behind a reader and a
+// writer that count. Threads: under the device lock (virtio/device.h).
 #pragma once
 
 #include <cstddef>
@@ -35,8 +35,8 @@ class ChainCursor {
   uint64_t remaining_ = 0;
 };
 
-/// Reads a chain's device-readable bytes in order. Borrows the queue's scratch space: only inside the
-/// handler.
+/// Reads a chain's device-readable bytes in order. Borrows the queue's scratch space: only inside
+/// the handler.
 class ChainReader {
  public:
   explicit ChainReader(std::span<const GuestSpan> spans) : cursor_(spans) {}
@@ -81,8 +81,8 @@ class ChainWriter {
   /// As ChainReader::take_iovecs(), counted as written.
   Result<size_t> take_iovecs(uint64_t size_bytes, std::span<iovec> out);
   /// The last `size_bytes` writable bytes, wherever the descriptors are cut before them (a block
-  /// request's status byte), taken off the end and not counted as written. An Error where they lie in
-  /// two descriptors, which a single byte never does.
+  /// request's status byte), taken off the end and not counted as written. An Error where they lie
+  /// in two descriptors, which a single byte never does.
   Result<GuestSpan> take_tail(uint64_t size_bytes) { return cursor_.take_tail(size_bytes); }
 
  private:

@@ -50,8 +50,8 @@ Result<> Queue::activate(const GuestMemory& memory, const QueueState& state, uin
                                sizeof(Descriptor) * size, sizeof(Descriptor)));
   driver_area_ = TRY(
       view_ring(memory, "driver area", state.driver_area, avail_ring::bytes(size, event_idx), 2));
-  device_area_ =
-      TRY(view_ring(memory, "device area", state.device_area, used_ring::bytes(size, event_idx), 4));
+  device_area_ = TRY(
+      view_ring(memory, "device area", state.device_area, used_ring::bytes(size, event_idx), 4));
   scratch_.resize(size);
   state_ = state;
   state_.ready = true;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The split virtqueue of one device queue (virtio 1.2, section 2.7): rings, descriptor chains,
-// indirect tables and notification suppression. Knows no device and no transport. It is the only code
-// that touches avail, used, event_idx and the fences between them.
+// indirect tables and notification suppression. Knows no device and no transport. It is the only
+// code that touches avail, used, event_idx and the fences between them.
 //
-// Everything in the rings comes from a hostile guest and is read once. A chain is walked, checked and
-// copied whole before a device sees it: at most size() descriptors in all, no loop, every buffer
-// inside RAM, readable ones before writable ones, at most 2^32 - 1 bytes, and a head that is not in
-// flight already. Anything else is an Error that the device passes to DeviceHost::needs_reset(); the
-// queue then serves nothing until it is reset. A buffer of no bytes adds nothing, wherever it points.
-// Buffers may overlap each other and the rings: every access copies, so a guest that does it garbles
-// its own data only.
+// Everything in the rings comes from a hostile guest and is read once. A chain is walked, checked
+// and copied whole before a device sees it: at most size() descriptors in all, no loop, every
+// buffer inside RAM, readable ones before writable ones, at most 2^32 - 1 bytes, and a head that is
+// not in flight already. Anything else is an Error that the device passes to
+// DeviceHost::needs_reset(); the queue then serves nothing until it is reset. A buffer of no bytes
+// adds nothing, wherever it points. Buffers may overlap each other and the rings: every access
+// copies, so a guest that does it garbles its own data only.
 //
 // Threads: under the device lock (virtio/device.h).
 #pragma once
@@ -69,8 +69,8 @@ class Queue {
   Queue(Queue&&) = default;
   Queue& operator=(Queue&&) = default;
 
-  /// Takes the rings into use. Checks size (power of two, <= max_size), alignment and that all rings
-  /// lie in RAM. `memory` outlives the queue's use.
+  /// Takes the rings into use. Checks size (power of two, <= max_size), alignment and that all
+  /// rings lie in RAM. `memory` outlives the queue's use.
   Result<> activate(const GuestMemory& memory, const QueueState& state, uint16_t max_size,
                     bool event_idx, bool indirect);
   /// Forgets everything but the wake event; ready() is false.
@@ -82,10 +82,10 @@ class Queue {
   QueueState state() const { return state_; }
 
   /// Hands each available chain to `handler`: Chain& -> Result<Verdict>, until none is left (after
-  /// telling the driver to notify again and looking once more) or the handler stops. Bounded: at most
-  /// size() chains a call, so a guest that keeps adding cannot hold the loop. True where more may
-  /// wait: the queue has then signalled its wake event, so that the device is notified once more and
-  /// need not remember.
+  /// telling the driver to notify again and looking once more) or the handler stops. Bounded: at
+  /// most size() chains a call, so a guest that keeps adding cannot hold the loop. True where more
+  /// may wait: the queue has then signalled its wake event, so that the device is notified once
+  /// more and need not remember.
   template <typename Handler>
   Result<bool> drain(Handler&& handler);
 
@@ -95,8 +95,8 @@ class Queue {
   /// True once per batch of used chains where the driver wants an interrupt for it (2.7.7, 2.7.10).
   bool take_interrupt();
 
-  /// No notifications wanted until drain() next finds the ring empty: for devices that poll their rx
-  /// queue only when they have data. A hint: the driver may notify all the same.
+  /// No notifications wanted until drain() next finds the ring empty: for devices that poll their
+  /// rx queue only when they have data. A hint: the driver may notify all the same.
   void disable_notifications();
 
  private:
@@ -136,7 +136,7 @@ class Queue {
   GuestSpan descriptors_;
   GuestSpan driver_area_;
   GuestSpan device_area_;
-  std::vector<GuestSpan> scratch_;  // size() spans, made by activate(): the data path never allocates
+  std::vector<GuestSpan> scratch_;  // size() spans, made by activate(): no allocation after it
 };
 
 template <typename Handler>

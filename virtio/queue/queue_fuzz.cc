@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Random rings: the input's first bytes say how the queue is set up, the rest is the guest's memory,
-// written again over itself between drains. Whatever it holds, every byte a handler reaches is RAM.
+// Random rings: the input's first bytes say how the queue is set up, the rest is the guest's
+// memory, written again over itself between drains. Whatever it holds, every byte a handler reaches
+// is RAM.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -56,7 +57,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::span<const std::byte> input = std::as_bytes(std::span(data, size));
   Setup setup{};
   if (input.size() < sizeof(setup)) return 0;
-  std::ranges::copy(input.first(sizeof(setup)), std::as_writable_bytes(std::span(&setup, 1)).begin());
+  std::ranges::copy(input.first(sizeof(setup)),
+                    std::as_writable_bytes(std::span(&setup, 1)).begin());
   input = input.subspan(sizeof(setup));
 
   QueueState state{.size = static_cast<uint16_t>(1U << (setup.size_shift % 10)),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a device's test needs around it: guest memory, a FakeDriver and a Queue for each of its queues,
-// and a DeviceHost that writes down what the device asked for. Stands in for the transport.
+// What a device's test needs around it: guest memory, a FakeDriver and a Queue for each of its
+// queues, and a DeviceHost that writes down what the device asked for. Stands in for the transport.
 #pragma once
 
 #include <cstdint>

@@ -90,9 +90,9 @@ uint16_t FakeDriver::build(const std::vector<GuestBuffer>& buffers) {
     const bool last = i + 1 == buffers.size();
     const int flags =
         (buffers[i].device_writes ? kDescriptorWrite : 0) | (last ? 0 : kDescriptorNext);
-    write_descriptor(chain[i], {buffers[i].range.start.value,
-                                static_cast<uint32_t>(buffers[i].range.size),
-                                static_cast<uint16_t>(flags), last ? uint16_t{0} : chain[i + 1]});
+    write_descriptor(chain[i],
+                     {buffers[i].range.start.value, static_cast<uint32_t>(buffers[i].range.size),
+                      static_cast<uint16_t>(flags), last ? uint16_t{0} : chain[i + 1]});
   }
   const uint16_t head = chain.front();
   chains_[head] = std::move(chain);
@@ -113,14 +113,13 @@ uint16_t FakeDriver::add_indirect(const std::vector<GuestBuffer>& buffers) {
     const bool last = i + 1 == buffers.size();
     const int flags =
         (buffers[i].device_writes ? kDescriptorWrite : 0) | (last ? 0 : kDescriptorNext);
-    entries.store(sizeof(Descriptor) * i,
-                  Descriptor{buffers[i].range.start.value,
-                             static_cast<uint32_t>(buffers[i].range.size),
-                             static_cast<uint16_t>(flags), static_cast<uint16_t>(i + 1)});
+    entries.store(
+        sizeof(Descriptor) * i,
+        Descriptor{buffers[i].range.start.value, static_cast<uint32_t>(buffers[i].range.size),
+                   static_cast<uint16_t>(flags), static_cast<uint16_t>(i + 1)});
   }
   const uint16_t head = build({{GuestRange{table, table_bytes}, false}});
-  write_descriptor(head,
-                   {table.value, static_cast<uint32_t>(table_bytes), kDescriptorIndirect, 0});
+  write_descriptor(head, {table.value, static_cast<uint32_t>(table_bytes), kDescriptorIndirect, 0});
   make_available(head);
   return head;
 }

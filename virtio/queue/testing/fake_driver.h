@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The driver's side of one queue, for tests: builds rings and chains in guest memory as a guest would,
-// well or badly, and reads the used ring. Its memory is one piece from `base` on: the rings, then
-// `data_size` bytes for buffers, handed out in turn and taken up again from the start when all are
-// spent, so a test that keeps old buffers must give it enough.
+// The driver's side of one queue, for tests: builds rings and chains in guest memory as a guest
+// would, well or badly, and reads the used ring. Its memory is one piece from `base` on: the rings,
+// then `data_size` bytes for buffers, handed out in turn and taken up again from the start when all
+// are spent, so a test that keeps old buffers must give it enough.
 #pragma once
 
 #include <cstddef>
