@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guest/agent/control_link.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <sys/socket.h>
+
+#include "base/log.h"
+#include "guest/agent/convert.h"
+
+namespace mayfly::guest {
+namespace {
+
+// The transport may still be coming up, so the first tries are close together; a host that does not want us
+// is not bothered more than twice a minute.
+constexpr uint64_t kFirstRetryNs = 2'000'000;
+constexpr uint64_t kLastRetryNs = 30'000'000'000;
+// A connection that the host neither accepts nor refuses.
+constexpr uint64_t kConnectTimeoutNs = 5'000'000'000;
+
+}  // namespace
+
+ControlLink::ControlLink(Connect connect, MakeHello make_hello)
+    : connect_(std::move(connect)), make_hello_(std::move(make_hello)), retry_ns_(kFirstRetryNs) {}
+
+void ControlLink::collect(PollSet& set) {
+  slot_ = PollSet::kNone;
+  if (!socket_.valid()) return;
+  const bool writes = !connected_ || !out_.empty();
+  slot_ = set.add(socket_.ref(), static_cast<short>(POLLIN | (writes ? POLLOUT : 0)));
+}
+
+void ControlLink::handle(const PollSet& set, uint64_t now_ns) {
+  if (now_ns >= deadline_ns_) {
+    if (socket_.valid()) return lost(now_ns, "no answer");
+    begin(now_ns);
+  }
+  const short events = set.events(slot_);
+  if (!socket_.valid() || events == 0) return;
+  if (!connected_) {
+    int error = 0;
+    socklen_t size = sizeof(error);
+    ::getsockopt(socket_.number(), SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error != 0) return lost(now_ns, std::strerror(error));
+    established();
+  } else if ((events & (POLLIN | POLLHUP | POLLERR)) != 0) {
+    read(now_ns);
+  }
+  send(now_ns);
+}
+
+void ControlLink::begin(uint64_t now_ns) {
+  Result<Fd> socket = connect_();
+  if (!socket) return lost(now_ns, socket.error().message().c_str());
+  socket_ = std::move(*socket);
+  deadline_ns_ = now_ns + kConnectTimeoutNs;
+}
+
+void ControlLink::established() {
+  connected_ = true;
+  deadline_ns_ = kNever;
+  decoder_.emplace();
+  out_.clear();
+  add_hello(out_, make_hello_());
+}
+
+void ControlLink::read(uint64_t now_ns) {
+  const std::span<std::byte> room = decoder_->room();
+  const ssize_t count = ::recv(socket_.number(), room.data(), room.size(), MSG_DONTWAIT);
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (count < 0) return lost(now_ns, std::strerror(errno));
+  if (count == 0) return lost(now_ns, "closed by the host");
+  decoder_->filled(static_cast<size_t>(count));
+  for (;;) {
+    const auto frame = decoder_->next();
+    if (!frame) return lost(now_ns, frame.error().message().c_str());
+    if (!*frame) return;
+    const Result<ShutdownMode> message = parse_host_message(**frame);
+    if (message) {
+      shutdown_ = *message;
+    } else {
+      log(LogLevel::kWarning, "control: %s", message.error().describe().c_str());
+    }
+  }
+}
+
+void ControlLink::send(uint64_t now_ns) {
+  while (connected_ && !out_.empty()) {
+    const std::span<const std::byte> bytes = out_.pending();
+    const ssize_t count =
+        ::send(socket_.number(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN) return;
+    if (count < 0) return lost(now_ns, std::strerror(errno));
+    out_.sent(static_cast<size_t>(count));
+    if (out_.empty()) {
+      announced_ = true;
+      retry_ns_ = kFirstRetryNs;
+    }
+  }
+}
+
+void ControlLink::lost(uint64_t now_ns, const char* why) {
+  log(LogLevel::kDebug, "control: %s; next try in %llu ms", why,
+      static_cast<unsigned long long>(retry_ns_ / 1'000'000));
+  socket_.reset();
+  connected_ = false;
+  deadline_ns_ = now_ns + retry_ns_;
+  retry_ns_ = std::min(retry_ns_ * 2, kLastRetryNs);
+}
+
+std::optional<ShutdownMode> ControlLink::take_shutdown() {
+  return std::exchange(shutdown_, std::nullopt);
+}
+
+void ControlLink::send_shutdown_failed(std::string_view message) {
+  if (connected_) add_shutdown_failed(out_, message);
+}
+
+}  // namespace mayfly::guest

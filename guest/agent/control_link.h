@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The agent's connection to the host: it says Hello and listens for Shutdown. It is made anew whenever it
+// breaks (the daemon restarted, the VM was restored), at growing intervals. One thread; never blocks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string_view>
+
+#include "base/fd.h"
+#include "guest/agent/frame.h"
+#include "guest/agent/messages.h"
+#include "guest/agent/poll_set.h"
+
+namespace mayfly::guest {
+
+class ControlLink {
+ public:
+  /// Begins a connection: a non-blocking stream socket, connected or still connecting.
+  using Connect = std::move_only_function<Result<Fd>()>;
+  /// What to say; called when the connection stands.
+  using MakeHello = std::move_only_function<Hello()>;
+
+  ControlLink(Connect connect, MakeHello make_hello);
+
+  void collect(PollSet& set);
+  uint64_t deadline_ns() const { return deadline_ns_; }
+  void handle(const PollSet& set, uint64_t now_ns);
+
+  /// Hello has been handed to the kernel at least once.
+  bool announced() const { return announced_; }
+  /// What the host asked for since the last call.
+  std::optional<ShutdownMode> take_shutdown();
+  void send_shutdown_failed(std::string_view message);
+
+ private:
+  void begin(uint64_t now_ns);
+  void established();
+  void read(uint64_t now_ns);
+  void send(uint64_t now_ns);
+  void lost(uint64_t now_ns, const char* why);
+
+  Connect connect_;
+  MakeHello make_hello_;
+  Fd socket_;
+  bool connected_ = false;
+  bool announced_ = false;
+  uint64_t deadline_ns_ = 0;
+  uint64_t retry_ns_;
+  std::optional<FrameDecoder> decoder_;
+  SendQueue out_;
+  std::optional<ShutdownMode> shutdown_;
+  PollSet::Slot slot_ = PollSet::kNone;
+};
+
+}  // namespace mayfly::guest

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The few calls into the guest's kernel that have no wrapper worth the name. PID 1 only, before or after the
+// service runs.
+#pragma once
+
+#include "base/fd.h"
+#include "guest/agent/messages.h"
+
+namespace mayfly::guest {
+
+/// A module that is already loaded is no error.
+Result<> load_module(FdRef file, const char* name);
+
+Result<> bring_up_loopback();
+
+/// Returns only on failure.
+Error power_down(ShutdownMode mode);
+
+}  // namespace mayfly::guest

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The messages of proto/agent.proto as plain, validated values; convert.h makes them from bytes and back.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace mayfly::guest {
+
+inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kAgentPort = 1024;
+
+struct WindowSize {
+  uint16_t rows = 0;
+  uint16_t columns = 0;
+};
+
+/// No string holds a zero byte, and argv is not empty.
+struct ExecStart {
+  std::vector<std::string> argv;
+  std::vector<std::string> env;
+  std::string working_directory;
+  bool terminal = false;
+  WindowSize window;
+};
+
+struct StdinBytes {
+  std::string bytes;
+};
+
+struct StdinEnd {};
+
+/// 1 to 64.
+struct SendSignal {
+  int number = 0;
+};
+
+using ExecInput = std::variant<ExecStart, StdinBytes, StdinEnd, SendSignal, WindowSize>;
+
+enum class ShutdownMode : uint8_t { kPowerOff, kReboot };
+
+struct Hello {
+  std::string agent_version;
+  std::string kernel_release;
+  uint32_t cpu_count = 0;
+  uint64_t init_us = 0;
+  uint64_t ready_us = 0;
+  std::string failure;
+};
+
+enum class OutputStream : uint8_t { kStdout, kStderr };
+
+struct Exited {
+  uint32_t exit_code = 0;
+  uint32_t signal = 0;
+};
+
+}  // namespace mayfly::guest
