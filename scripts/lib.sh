@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the scripts share. Source it after `set -euo pipefail`:
 #   . "$(dirname "$(readlink -f "$0")")/lib.sh"
-# It defines functions only and changes no state.
+# It defines functions, and makes `set -e` hold in command substitutions too.
+shopt -s inherit_errexit
 
 # say TEXT...: one line of progress, on stderr.
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -39,7 +40,7 @@ hash_of() { sha256sum | cut -c1-16; }
 # place when it is complete; an interrupted run leaves nothing that looks finished. Only one process makes DIR at a time;
 # the others wait for it.
 make_once() {
-  local dir=$1 fd tmp status
+  local dir=$1 fd tmp
   shift
   [[ -d $dir ]] && return 0
   mkdir -p "$(dirname "$dir")"
@@ -52,18 +53,8 @@ make_once() {
     rm -rf "$dir".tmp.*
     tmp=$dir.tmp.$$
     mkdir "$tmp"
-    status=0
-    # A subshell of its own, so that `set -e` holds inside the function.
-    (
-      exec {fd}>&-
-      "$1" "$tmp" "${@:2}"
-      touch "$tmp/.complete"
-    ) || status=$?
-    if [[ ! -e $tmp/.complete ]]; then
-      exec {fd}>&-
-      [[ $status -ne 0 ]] || status=1
-      exit "$status"
-    fi
+    # Not under `if`, `||` or in a subshell: there, `set -e` would not hold inside the function.
+    "$1" "$tmp" "${@:2}"
     mv -T "$tmp" "$dir"
   fi
   exec {fd}>&-
