@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/agent_codec.h"
+
+#include <algorithm>
+
+#include "proto/agent.pb.h"
+
+#include "daemon/text.h"
+
+namespace mayfly::daemon {
+
+namespace {
+
+constexpr size_t kHeaderBytes = 4;
+constexpr size_t kMaxTextBytes = 1024;
+
+template <typename Message>
+std::string frame(const Message& message) {
+  const std::string payload = message.SerializeAsString();
+  const auto size = static_cast<uint32_t>(payload.size());
+  std::string out;
+  out.reserve(kHeaderBytes + payload.size());
+  for (unsigned shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(size >> shift));
+  return out + payload;
+}
+
+void to_proto(const WindowSize& in, agent::ExecInput::WindowSize& out) {
+  out.set_rows(in.rows);
+  out.set_columns(in.columns);
+}
+
+}  // namespace
+
+void FrameReader::feed(std::span<const std::byte> bytes) {
+  held_.erase(0, used_);
+  used_ = 0;
+  const size_t before = held_.size();
+  held_.resize(before + bytes.size());
+  std::transform(bytes.begin(), bytes.end(), held_.begin() + static_cast<ptrdiff_t>(before),
+                 [](std::byte byte) { return static_cast<char>(byte); });
+}
+
+Result<std::optional<std::string>> FrameReader::next() {
+  const size_t left = held_.size() - used_;
+  if (left < kHeaderBytes) return std::nullopt;
+  uint32_t size = 0;
+  for (unsigned i = 0; i < kHeaderBytes; ++i) {
+    size |= static_cast<uint32_t>(static_cast<unsigned char>(held_[used_ + i])) << (8 * i);
+  }
+  if (size > kMaxFrameBytes) {
+    return fail({Code::kUnavailable, "AGENT_FRAME"}, "the guest's agent sent a frame of %u bytes, above %zu", size,
+                kMaxFrameBytes);
+  }
+  if (left - kHeaderBytes < size) return std::nullopt;
+  std::string payload = held_.substr(used_ + kHeaderBytes, size);
+  used_ += kHeaderBytes + size;
+  return payload;
+}
+
+Result<AgentMessage> parse_agent_message(const std::string& payload) {
+  agent::AgentToHost in;
+  if (!in.ParseFromString(payload)) {
+    return fail({Code::kUnavailable, "AGENT_FRAME"}, "the guest's agent sent a malformed message");
+  }
+  if (in.has_hello()) {
+    const agent::Hello& hello = in.hello();
+    return AgentHello{
+        .protocol_version = hello.protocol_version(),
+        .agent_version = printable(hello.agent_version(), 64),
+        .kernel_release = printable(hello.kernel_release(), 128),
+        .cpu_count = hello.cpu_count(),
+        .init_us = hello.init_us(),
+        .ready_us = hello.ready_us(),
+        .failure = printable(hello.failure(), kMaxTextBytes),
+    };
+  }
+  if (in.has_shutdown_failed()) {
+    return AgentShutdownFailed{printable(in.shutdown_failed().message(), kMaxTextBytes)};
+  }
+  return AgentMessage();
+}
+
+Result<ExecOutput> parse_exec_output(const std::string& payload) {
+  agent::ExecOutput in;
+  if (!in.ParseFromString(payload)) {
+    return fail({Code::kUnavailable, "AGENT_FRAME"}, "the guest's agent sent malformed output");
+  }
+  switch (in.message_case()) {
+    case agent::ExecOutput::kStarted: return ExecStarted{in.started().pid()};
+    case agent::ExecOutput::kStdout: return ExecStdout{std::move(*in.mutable_stdout())};
+    case agent::ExecOutput::kStderr: return ExecStderr{std::move(*in.mutable_stderr())};
+    case agent::ExecOutput::kExited:
+      return ExecExited{in.exited().exit_code() & 0xff, in.exited().signal()};
+    case agent::ExecOutput::kFailed:
+      return ExecFailed{in.failed().guest_errno(), printable(in.failed().message(), kMaxTextBytes)};
+    default: return ExecOutput();
+  }
+}
+
+std::string encode_poweroff() {
+  agent::HostToAgent message;
+  message.mutable_shutdown()->set_mode(agent::Shutdown::MODE_POWEROFF);
+  return frame(message);
+}
+
+Result<std::string> encode_exec_start(const ExecStart& start) {
+  agent::ExecInput message;
+  agent::ExecInput::Start& out = *message.mutable_start();
+  for (const std::string& arg : start.argv) out.add_argv(arg);
+  for (const std::string& entry : start.env) out.add_env(entry);
+  out.set_working_directory(start.working_directory);
+  out.set_terminal(start.terminal);
+  if (start.window_size) to_proto(*start.window_size, *out.mutable_window_size());
+  std::string bytes = frame(message);
+  if (bytes.size() > kMaxFrameBytes) {
+    return fail({Code::kInvalidArgument, "COMMAND_TOO_LONG"},
+                "argv and env: %zu bytes in all are above the limit of %zu", bytes.size(), kMaxFrameBytes);
+  }
+  return bytes;
+}
+
+std::string encode_exec_stdin(std::string_view bytes) {
+  agent::ExecInput message;
+  message.set_stdin(bytes.data(), bytes.size());
+  return frame(message);
+}
+
+std::string encode_exec_stdin_end() {
+  agent::ExecInput message;
+  message.set_stdin_end(true);
+  return frame(message);
+}
+
+std::string encode_exec_signal(uint32_t signal) {
+  agent::ExecInput message;
+  message.set_signal(signal);
+  return frame(message);
+}
+
+std::string encode_exec_window_size(const WindowSize& size) {
+  agent::ExecInput message;
+  to_proto(size, *message.mutable_window_size());
+  return frame(message);
+}
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// proto/agent.proto as plain values: frames to and from mayfly-agent. The guest writes what is read here, so
+// frames are bounded and text is made printable.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/error.h"
+
+namespace mayfly::daemon {
+
+inline constexpr uint32_t kAgentPort = 1024;
+inline constexpr size_t kMaxFrameBytes = 64 * 1024;
+/// How much standard input goes into one frame.
+inline constexpr size_t kMaxStdinBytes = 32 * 1024;
+
+/// Cuts a stream into frames.
+class FrameReader {
+ public:
+  /// Adds what was read; at most one frame and a half is ever held.
+  void feed(std::span<const std::byte> bytes);
+  /// The next whole frame's payload, nothing yet, or an error for a length above the limit.
+  Result<std::optional<std::string>> next();
+
+ private:
+  std::string held_;
+  size_t used_ = 0;
+};
+
+struct AgentHello {
+  uint32_t protocol_version = 0;
+  std::string agent_version;
+  std::string kernel_release;
+  uint32_t cpu_count = 0;
+  uint64_t init_us = 0;
+  uint64_t ready_us = 0;
+  std::string failure;
+};
+struct AgentShutdownFailed {
+  std::string message;
+};
+/// monostate: a message that this daemon does not know.
+using AgentMessage = std::variant<std::monostate, AgentHello, AgentShutdownFailed>;
+Result<AgentMessage> parse_agent_message(const std::string& payload);
+
+struct WindowSize {
+  uint32_t rows = 0;
+  uint32_t columns = 0;
+};
+struct ExecStart {
+  std::vector<std::string> argv;
+  std::vector<std::string> env;
+  std::string working_directory;
+  bool terminal = false;
+  std::optional<WindowSize> window_size;
+};
+
+struct ExecStarted {
+  uint32_t pid = 0;
+};
+struct ExecStdout {
+  std::string bytes;
+};
+struct ExecStderr {
+  std::string bytes;
+};
+struct ExecExited {
+  uint32_t exit_code = 0;
+  uint32_t signal = 0;
+};
+struct ExecFailed {
+  uint32_t guest_errno = 0;
+  std::string message;
+};
+using ExecOutput =
+    std::variant<std::monostate, ExecStarted, ExecStdout, ExecStderr, ExecExited, ExecFailed>;
+Result<ExecOutput> parse_exec_output(const std::string& payload);
+
+/// Each gives a whole frame, length first.
+std::string encode_poweroff();
+Result<std::string> encode_exec_start(const ExecStart& start);
+std::string encode_exec_stdin(std::string_view bytes);
+std::string encode_exec_stdin_end();
+std::string encode_exec_signal(uint32_t signal);
+std::string encode_exec_window_size(const WindowSize& size);
+
+}  // namespace mayfly::daemon

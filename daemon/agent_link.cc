@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/agent_link.h"
+
+#include <array>
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "base/log.h"
+
+namespace mayfly::daemon {
+
+Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket, Hook on_message) {
+  std::unique_ptr<AgentLink> link(new AgentLink(std::move(socket), std::move(on_message)));
+  link->watch_ = TRY(
+      reactor.watch(link->socket_.ref(), EPOLLIN, [raw = link.get()](uint32_t) { raw->on_readable(); }));
+  return link;
+}
+
+bool AgentLink::ask_poweroff() const {
+  const std::string bytes = encode_poweroff();
+  return ::send(socket_.number(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
+         static_cast<ssize_t>(bytes.size());
+}
+
+void AgentLink::on_readable() {
+  std::array<std::byte, 4096> buffer;
+  const ssize_t size = ::recv(socket_.number(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+  if (size < 0) return;
+  if (size == 0) {
+    watch_.reset();
+    return;
+  }
+  reader_.feed(std::span(buffer).first(static_cast<size_t>(size)));
+  for (;;) {
+    auto payload = reader_.next();
+    if (payload && !*payload) return;
+    auto message = payload ? parse_agent_message(**payload)
+                           : Result<AgentMessage>(std::unexpected(payload.error()));
+    if (!message) {
+      log(LogLevel::kWarning, "agent: %s; not listening to it any more", message.error().message().c_str());
+      watch_.reset();
+      return;
+    }
+    on_message_(*message);
+  }
+}
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The host's end of the control connection that a guest's agent opens: its Hello comes in, Shutdown goes out.
+// Everything the agent says is the guest's word.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "daemon/agent_codec.h"
+#include "daemon/reactor.h"
+
+namespace mayfly::daemon {
+
+class AgentLink {
+ public:
+  /// Runs on the reactor's thread.
+  using Hook = std::move_only_function<void(const AgentMessage&)>;
+
+  /// `socket` is a non-blocking stream.
+  static Result<std::unique_ptr<AgentLink>> create(Reactor& reactor, Fd socket, Hook on_message);
+
+  /// Asks the guest to power off; false: it does not listen. Never blocks. Any thread.
+  bool ask_poweroff() const;
+
+  /// Takes what has arrived already; on the reactor's thread, as the monitor has ended.
+  void drain() { on_readable(); }
+
+ private:
+  AgentLink(Fd socket, Hook on_message) : socket_(std::move(socket)), on_message_(std::move(on_message)) {}
+  void on_readable();
+
+  const Fd socket_;
+  // Reactor's thread only.
+  Hook on_message_;
+  FrameReader reader_;
+  Watch watch_;
+};
+
+}  // namespace mayfly::daemon

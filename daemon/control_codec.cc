@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/control_codec.h"
+
+#include "proto/control.pb.h"
+
+#include "daemon/text.h"
+
+namespace mayfly::daemon {
+
+namespace {
+
+constexpr size_t kMaxTextBytes = 2048;
+
+/// Adds a descriptor to the packet's list and gives its place there.
+uint32_t place(ControlPacket& packet, FdRef fd) {
+  packet.fds.push_back(fd);
+  return static_cast<uint32_t>(packet.fds.size() - 1);
+}
+
+MonitorPhases from_proto(const control::Phases& in) {
+  return {in.main_ns(), in.received_ns(), in.memory_ns(), in.vm_ns(),
+          in.kernel_ns(), in.devices_ns(), in.vcpus_ns(), in.running_ns()};
+}
+
+MonitorStats from_proto(const control::Stats& in) {
+  return {
+      .exits_io = in.exits_io(),
+      .exits_mmio = in.exits_mmio(),
+      .exits_halt = in.exits_halt(),
+      .exits_other = in.exits_other(),
+      .interrupts = in.interrupts(),
+      .disk_reads = in.disk_reads(),
+      .disk_read_bytes = in.disk_read_bytes(),
+      .disk_writes = in.disk_writes(),
+      .disk_written_bytes = in.disk_written_bytes(),
+      .disk_flushes = in.disk_flushes(),
+      .disk_errors = in.disk_errors(),
+      .vsock_rx_bytes = in.vsock_rx_bytes(),
+      .vsock_tx_bytes = in.vsock_tx_bytes(),
+      .console_bytes = in.console_bytes(),
+  };
+}
+
+}  // namespace
+
+ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
+  ControlPacket packet;
+  control::Request request;
+  request.set_id(id);
+  control::Configure& out = *request.mutable_configure();
+  out.set_vcpu_count(params.vcpus);
+  out.set_memory_bytes(params.memory_bytes);
+  out.set_cmdline(params.cmdline);
+  out.set_kvm_fd(place(packet, params.kvm));
+  out.set_memory_fd(place(packet, params.memory));
+  out.set_kernel_fd(place(packet, params.kernel));
+  for (const FdRef initrd : params.initrds) out.add_initrd_fds(place(packet, initrd));
+  for (const ConfigureDisk& disk : params.disks) {
+    control::Disk& added = *out.add_disks();
+    added.set_fd(place(packet, disk.fd));
+    added.set_read_only(disk.read_only);
+    added.set_serial(disk.serial);
+  }
+  out.mutable_console()->set_ring_fd(place(packet, params.console_ring));
+  out.mutable_console()->set_output_event_fd(place(packet, params.console_event));
+  out.mutable_console()->set_input_fd(place(packet, params.console_input));
+  if (params.guest_cid != 0) {
+    out.mutable_vsock()->set_guest_cid(params.guest_cid);
+    for (const HostPort& port : params.host_ports) {
+      control::VsockPort& added = *out.mutable_vsock()->add_host_ports();
+      added.set_port(port.port);
+      added.set_fd(place(packet, port.fd));
+    }
+  }
+  out.set_exit_report_fd(place(packet, params.exit_report));
+  out.set_start(params.start);
+  out.set_end_on_disconnect(params.end_on_disconnect);
+  out.set_debug_serial(params.debug_serial);
+  packet.bytes = request.SerializeAsString();
+  return packet;
+}
+
+ControlPacket encode_command(uint64_t id, Command command) {
+  control::Request request;
+  request.set_id(id);
+  switch (command) {
+    case Command::kStart: request.mutable_start(); break;
+    case Command::kPause: request.mutable_pause(); break;
+    case Command::kResume: request.mutable_resume(); break;
+    case Command::kStop: request.mutable_stop(); break;
+  }
+  return {.bytes = request.SerializeAsString(), .fds = {}};
+}
+
+ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd) {
+  ControlPacket packet;
+  control::Request request;
+  request.set_id(id);
+  request.mutable_vsock_connect()->set_port(port);
+  request.mutable_vsock_connect()->set_fd(place(packet, fd));
+  packet.bytes = request.SerializeAsString();
+  return packet;
+}
+
+Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
+  control::Reply in;
+  if (packet.size() > kMaxControlBytes ||
+      !in.ParseFromArray(packet.data(), static_cast<int>(packet.size()))) {
+    return fail({Code::kUnavailable, "MONITOR_REPLY"}, "the monitor sent a malformed reply of %zu bytes",
+                packet.size());
+  }
+  ControlReply reply{.id = in.id(), .error = std::nullopt, .phases = std::nullopt};
+  if (in.has_status() && in.status().code() != 0) {
+    reply.error = Error::received(code_from_number(in.status().code()),
+                                  printable(in.status().reason(), 64),
+                                  printable(in.status().message(), kMaxTextBytes));
+  }
+  if (in.has_phases()) reply.phases = from_proto(in.phases());
+  return reply;
+}
+
+const char* exit_reason_text(ExitReason reason) {
+  switch (reason) {
+    case ExitReason::kUnspecified: return "no reason given";
+    case ExitReason::kGuestPoweroff: return "the guest powered off";
+    case ExitReason::kGuestReboot: return "the guest rebooted";
+    case ExitReason::kGuestPanic: return "the guest's kernel panicked";
+    case ExitReason::kTripleFault: return "the guest triple-faulted";
+    case ExitReason::kHostStop: return "stopped by the host";
+    case ExitReason::kKvmError: return "KVM could not run the guest";
+    case ExitReason::kMonitorError: return "the monitor failed";
+    case ExitReason::kMonitorKilled: return "the monitor was killed";
+  }
+  return "unknown";
+}
+
+Result<ExitReport> parse_exit_report(std::span<const std::byte> bytes) {
+  control::ExitReport in;
+  if (bytes.empty() || bytes.size() > kMaxExitReportBytes ||
+      !in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return fail({Code::kUnavailable, "EXIT_REPORT"}, "no readable exit report in %zu bytes", bytes.size());
+  }
+  ExitReport report;
+  // A number that this daemon does not know, or that only the daemon may give, is no reason.
+  const int reason = in.reason();
+  const bool known = reason >= 1 && reason <= static_cast<int>(ExitReason::kMonitorError);
+  report.reason = known ? static_cast<ExitReason>(reason) : ExitReason::kUnspecified;
+  report.detail = printable(in.detail(), kMaxTextBytes);
+  report.stats = from_proto(in.stats());
+  return report;
+}
+
+}  // namespace mayfly::daemon

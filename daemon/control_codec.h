@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// proto/control.proto as plain values: what the daemon tells a monitor, and what it takes from it. A monitor is
+// not trusted: replies and reports are bounded, and their text is made printable.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+
+namespace mayfly::daemon {
+
+inline constexpr size_t kMaxControlBytes = 64 * 1024;
+inline constexpr size_t kMaxExitReportBytes = 64 * 1024;
+
+/// One packet and the descriptors that travel with it; they are borrowed until it has been sent.
+struct ControlPacket {
+  std::string bytes;
+  std::vector<FdRef> fds;
+};
+
+struct ConfigureDisk {
+  FdRef fd;
+  bool read_only = false;
+  std::string serial;
+};
+
+struct HostPort {
+  uint32_t port = 0;
+  FdRef fd;
+};
+
+struct ConfigureParams {
+  uint32_t vcpus = 0;
+  uint64_t memory_bytes = 0;
+  std::string cmdline;
+  FdRef kvm;
+  FdRef memory;
+  FdRef kernel;
+  std::vector<FdRef> initrds;
+  std::vector<ConfigureDisk> disks;
+  FdRef console_ring;
+  FdRef console_event;
+  FdRef console_input;
+  uint64_t guest_cid = 0;
+  std::vector<HostPort> host_ports;
+  FdRef exit_report;
+  bool start = false;
+  bool end_on_disconnect = false;
+  bool debug_serial = false;
+};
+
+enum class Command { kStart, kPause, kResume, kStop };
+
+ControlPacket encode_configure(uint64_t id, const ConfigureParams& params);
+ControlPacket encode_command(uint64_t id, Command command);
+ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd);
+
+/// CLOCK_MONOTONIC in ns as each step ended; 0: not reached.
+struct MonitorPhases {
+  uint64_t main_ns = 0;
+  uint64_t received_ns = 0;
+  uint64_t memory_ns = 0;
+  uint64_t vm_ns = 0;
+  uint64_t kernel_ns = 0;
+  uint64_t devices_ns = 0;
+  uint64_t vcpus_ns = 0;
+  uint64_t running_ns = 0;
+};
+
+struct MonitorStats {
+  uint64_t exits_io = 0;
+  uint64_t exits_mmio = 0;
+  uint64_t exits_halt = 0;
+  uint64_t exits_other = 0;
+  uint64_t interrupts = 0;
+  uint64_t disk_reads = 0;
+  uint64_t disk_read_bytes = 0;
+  uint64_t disk_writes = 0;
+  uint64_t disk_written_bytes = 0;
+  uint64_t disk_flushes = 0;
+  uint64_t disk_errors = 0;
+  uint64_t vsock_rx_bytes = 0;
+  uint64_t vsock_tx_bytes = 0;
+  uint64_t console_bytes = 0;
+};
+
+struct ControlReply {
+  uint64_t id = 0;
+  std::optional<Error> error;
+  std::optional<MonitorPhases> phases;
+};
+
+Result<ControlReply> parse_reply(std::span<const std::byte> packet);
+
+/// The numbers are mayfly.v1.ExitReason's, of which control.proto's are the first eight.
+enum class ExitReason : uint8_t {
+  kUnspecified = 0,
+  kGuestPoweroff = 1,
+  kGuestReboot = 2,
+  kGuestPanic = 3,
+  kTripleFault = 4,
+  kHostStop = 5,
+  kKvmError = 6,
+  kMonitorError = 7,
+  kMonitorKilled = 8,
+};
+
+/// "guest-poweroff" and so on, for people.
+const char* exit_reason_text(ExitReason reason);
+
+struct ExitReport {
+  ExitReason reason = ExitReason::kUnspecified;
+  std::string detail;
+  MonitorStats stats;
+};
+
+/// The bytes of an exit report file. Empty or malformed is an error: the monitor ended without one.
+Result<ExitReport> parse_exit_report(std::span<const std::byte> bytes);
+
+}  // namespace mayfly::daemon

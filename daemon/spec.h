@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a caller may ask for: the plain form of mayfly.v1.VmSpec, its limits, and the kernel command line that
+// comes of it. Every refusal names the field, the value and the limit. Any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+
+namespace mayfly::daemon {
+
+inline constexpr uint32_t kMaxVcpus = 32;
+inline constexpr uint64_t kMinMemoryMib = 16;
+inline constexpr size_t kMaxDisks = 8;
+inline constexpr size_t kMaxInitrds = 3;  // The control protocol takes 4; one is the agent's.
+inline constexpr size_t kMaxCmdlineBytes = 2047;
+inline constexpr size_t kMaxIdBytes = 63;
+inline constexpr size_t kMaxSerialBytes = 20;
+inline constexpr uint32_t kMinConsoleKib = 4;
+inline constexpr uint32_t kMaxConsoleKib = 16384;
+inline constexpr uint64_t kSectorBytes = 512;
+
+struct DiskSpec {
+  std::string path;
+  bool read_only = false;
+  std::string serial;
+};
+
+struct VmSpec {
+  uint32_t vcpus = 1;
+  uint64_t memory_mib = 128;
+  std::string kernel_path;
+  std::vector<std::string> initrd_paths;
+  std::optional<DiskSpec> rootfs;
+  std::vector<DiskSpec> disks;
+  std::string cmdline;
+  bool replace_cmdline = false;
+  bool agent = true;
+  uint32_t console_kib = 256;
+  bool allow_slow_kvm = false;
+  bool debug_serial = false;
+};
+
+/// [a-z0-9][a-z0-9-_.]{0,62}; `field` is named in the refusal.
+Result<> validate_id(const char* field, const std::string& id);
+
+/// Everything that can be told without touching the files.
+Result<> validate(const VmSpec& spec, uint64_t host_memory_mib);
+
+/// The whole kernel command line: defaults, root, agent, then what the caller adds.
+std::string compose_cmdline(const VmSpec& spec);
+
+struct SpecFiles {
+  Fd kernel;
+  // In load order, the agent's last.
+  std::vector<Fd> initrds;
+  // /dev/vda, /dev/vdb, ...
+  std::vector<Fd> disks;
+};
+
+/// Opens and checks every file of the spec. A disk is locked (flock: shared where read-only, else exclusive)
+/// for as long as its descriptor, the monitor's copy included, is open.
+Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd);
+
+/// The host's memory in MiB, from sysconf.
+uint64_t host_memory_mib();
+
+}  // namespace mayfly::daemon

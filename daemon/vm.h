@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One VM: its directory, its monitor, its console, its agent, and the state machine over them.
+//
+//   CREATING -> CREATED -> RUNNING <-> PAUSED      and from each of them -> STOPPED, which is final.
+//
+// Threads: callers' threads call the public functions, which wait on a condition variable and never on I/O; the
+// reactor's thread runs the hooks. State changes are made by the hooks, when the monitor has replied or ended,
+// so they are right even where the caller's deadline passed before the reply.
+//
+// Locks: mutex_ guards what is marked below; under it only EventLog's lock is taken, and nothing waits but on
+// changed_. The monitor's calls are made without it.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "daemon/agent_link.h"
+#include "daemon/call.h"
+#include "daemon/console.h"
+#include "daemon/event_log.h"
+#include "daemon/monitor.h"
+#include "daemon/reactor.h"
+#include "daemon/vm_view.h"
+
+namespace mayfly::daemon {
+
+/// What every VM of a daemon shares; outlives them.
+struct VmEnvironment {
+  Reactor& reactor;
+  EventLog& events;
+  // Holds one directory per VM; short enough that <id>/control.sock can be bound by way of /proc.
+  std::string vms_dir;
+  std::string vmm_path;
+  std::string agent_initrd;
+  std::string kvm_path = "/dev/kvm";
+};
+
+struct VmIdentity {
+  std::string id;
+  std::string incarnation;
+  std::string request_id;
+};
+
+/// What WaitVm waits for.
+struct WaitGoal {
+  std::vector<VmState> states;
+  bool guest_ready = false;
+};
+
+class Vm {
+ public:
+  Vm(const VmEnvironment& environment, VmIdentity identity, VmSpec spec);
+  /// Kills what still runs and removes the directory.
+  ~Vm();
+  Vm(const Vm&) = delete;
+  Vm& operator=(const Vm&) = delete;
+
+  const VmIdentity& identity() const { return identity_; }
+
+  /// Builds the VM; the monitor's reply is the commit point. After a failure the monitor is gone and the
+  /// directory removed. Once, by the thread that made the object.
+  Result<> launch(bool start, const Call& call, Stopwatch& stopwatch);
+
+  /// Instead of launch(), where the VM is refused.
+  Result<> refuse(Error error);
+
+  Result<> start(const Call& call, Stopwatch& stopwatch);
+  Result<> pause(const Call& call, Stopwatch& stopwatch);
+  Result<> resume(const Call& call, Stopwatch& stopwatch);
+  /// Agent, then monitor, then SIGKILL. Only `call` can end it before the VM is STOPPED.
+  Result<> stop(std::chrono::milliseconds grace, const Call& call, Stopwatch& stopwatch);
+  void kill();
+  /// The guest is asked to power off; does not wait. False: it cannot be asked.
+  bool ask_poweroff();
+  /// The monitor is told to end; does not wait.
+  void tell_stop();
+  /// Says in the event log that the registry has it no more.
+  void forgotten();
+
+  VmView view() const;
+  Result<VmView> wait(const WaitGoal& goal, const Call& call) const;
+  Result<> wait_stopped(const Call& call) const;
+  /// Until CreateVm is through with it, one way or the other.
+  Result<VmView> wait_created(const Call& call) const;
+
+  /// A stream to the agent's command port, once the guest is ready.
+  Result<Fd> connect_exec(const Call& call);
+
+  /// Once the VM is created; lives as long as the VM.
+  Result<Console*> console(const Call& call) const;
+
+  PhaseTimes create_times() const;
+  void set_create_times(PhaseTimes times);
+
+ private:
+  struct Resources;
+  Result<> prepare(Resources& resources);
+  ConfigureParams configure_params(const Resources& resources, bool start) const;
+  Result<> run_monitor(Resources& resources, bool start, const Call& call, Stopwatch& stopwatch);
+  void publish(VmState state);
+  void abandon();
+  void remove_directory();
+  std::string file_path(const char* name) const;
+
+  Result<> change(const char* what, VmState from, VmState to, Command command, const Call& call,
+                  Stopwatch& stopwatch);
+  Result<> check_guest_reachable() const;
+  void set_state(VmState to);
+  void on_changed(const Result<ControlReply>& reply, VmState from, VmState to);
+  void on_agent(const AgentMessage& message);
+  void on_monitor_end(MonitorEnd end);
+  VmView view_locked() const;
+  void emit(decltype(Event::what) what);
+
+  const VmEnvironment& environment_;
+  const VmIdentity identity_;
+  const VmSpec spec_;
+  const std::string cmdline_;
+  const int64_t create_unix_us_;
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  // Guarded by mutex_.
+  VmState state_ = VmState::kCreating;
+  // launch() is through, one way or the other. Until then only its thread uses console_, agent_ and monitor_.
+  bool published_ = false;
+  bool launch_failed_ = false;
+  // A command is with the monitor; the next one waits for its reply.
+  bool busy_ = false;
+  bool stop_asked_ = false;
+  uint64_t start_ns_ = 0;
+  bool ready_emitted_ = false;
+  std::optional<GuestInfo> guest_;
+  std::optional<VmExit> exit_;
+  PhaseTimes create_times_;
+
+  // Made by launch() and constant once published_. The hooks of the later ones use the earlier ones.
+  bool has_directory_ = false;
+  std::unique_ptr<Console> console_;
+  std::unique_ptr<AgentLink> agent_;
+  std::unique_ptr<Monitor> monitor_;
+};
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How a VM comes to be: everything it needs is opened here, since its monitor opens nothing.
+#include <cerrno>
+#include <chrono>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "daemon/vm.h"
+
+namespace mayfly::daemon {
+
+namespace {
+
+constexpr auto kLaunchLimit = std::chrono::seconds(60);
+constexpr uint64_t kGuestCid = 3;  // Each VM has its own vsock, so that all may have the same.
+constexpr const char* kVmFiles[] = {"control.sock", "console", "exit"};
+
+}  // namespace
+
+/// What goes to the monitor with Configure; ours is closed when it has it.
+struct Vm::Resources {
+  SpecFiles files;
+  Fd kvm;
+  Fd memory;
+  Fd exit_report;
+  Fd agent_port;
+  // So that the control socket's path fits its address whatever the state directory's.
+  Fd directory;
+};
+
+std::string Vm::file_path(const char* name) const {
+  return environment_.vms_dir + "/" + identity_.id + "/" + name;
+}
+
+Result<> Vm::launch(bool start, const Call& call, Stopwatch& stopwatch) {
+  Resources resources;
+  auto launched = prepare(resources);
+  if (launched) {
+    stopwatch.lap("open");
+    launched = run_monitor(resources, start, call.at_most(kLaunchLimit), stopwatch);
+  }
+  if (launched) {
+    publish(start ? VmState::kRunning : VmState::kCreated);
+  } else {
+    abandon();
+  }
+  return launched;
+}
+
+Result<> Vm::refuse(Error error) {
+  abandon();
+  return std::unexpected(std::move(error));
+}
+
+void Vm::publish(VmState state) {
+  {
+    std::lock_guard lock(mutex_);
+    const bool ended = state_ == VmState::kStopped;  // A short life: over before its reply was read.
+    state_ = VmState::kCreating;
+    set_state(state);
+    if (ended) {
+      set_state(VmState::kStopped);
+      emit(*exit_);
+    }
+    published_ = true;
+  }
+  changed_.notify_all();
+}
+
+Result<> Vm::prepare(Resources& resources) {
+  resources.files = TRY(open_files(spec_, environment_.agent_initrd));
+  auto kvm = Fd::open(environment_.kvm_path.c_str(), O_RDWR);
+  if (!kvm) {
+    return fail_errno({Code::kFailedPrecondition, "KVM_MISSING"}, kvm.error().os_errno(),
+                      "cannot open %s (`mayfly doctor` says more)", environment_.kvm_path.c_str());
+  }
+  resources.kvm = *std::move(kvm);
+  resources.memory = TRY(Fd::memfd("mayfly-guest", spec_.memory_mib << 20));
+
+  const std::string directory = environment_.vms_dir + "/" + identity_.id;
+  if (::mkdir(directory.c_str(), 0700) != 0) {
+    return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make %s", directory.c_str());
+  }
+  has_directory_ = true;
+  resources.directory = TRY(Fd::open(directory.c_str(), O_PATH | O_DIRECTORY));
+  resources.exit_report = TRY(Fd::open(file_path("exit").c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
+  console_ = TRY(Console::create(environment_.reactor, file_path("console"), spec_.console_kib));
+  if (spec_.agent) {
+    auto [ours, guests] = TRY(Fd::socket_pair(SOCK_STREAM));
+    TRY(set_nonblocking(ours.ref(), true));
+    resources.agent_port = std::move(guests);
+    agent_ = TRY(AgentLink::create(environment_.reactor, std::move(ours),
+                                   [this](const AgentMessage& message) { on_agent(message); }));
+  }
+  return {};
+}
+
+ConfigureParams Vm::configure_params(const Resources& resources, bool start) const {
+  ConfigureParams params;
+  params.vcpus = spec_.vcpus;
+  params.memory_bytes = spec_.memory_mib << 20;
+  params.cmdline = cmdline_;
+  params.kvm = resources.kvm.ref();
+  params.memory = resources.memory.ref();
+  params.kernel = resources.files.kernel.ref();
+  for (const Fd& initrd : resources.files.initrds) params.initrds.push_back(initrd.ref());
+  for (size_t i = 0; i < resources.files.disks.size(); ++i) {
+    const DiskSpec& disk = spec_.rootfs ? (i == 0 ? *spec_.rootfs : spec_.disks[i - 1]) : spec_.disks[i];
+    params.disks.push_back(
+        {.fd = resources.files.disks[i].ref(), .read_only = disk.read_only, .serial = disk.serial});
+  }
+  params.console_ring = console_->ring();
+  params.console_event = console_->output_event();
+  params.console_input = console_->input();
+  if (spec_.agent) {
+    params.guest_cid = kGuestCid;
+    params.host_ports.push_back({.port = kAgentPort, .fd = resources.agent_port.ref()});
+  }
+  params.exit_report = resources.exit_report.ref();
+  params.start = start;
+  // Until a daemon can adopt the VMs of the one before it, a VM ends with its daemon.
+  params.end_on_disconnect = true;
+  params.debug_serial = spec_.debug_serial;
+  return params;
+}
+
+Result<> Vm::run_monitor(Resources& resources, bool start, const Call& call, Stopwatch& stopwatch) {
+  const MonitorPlan plan{
+      .vmm_path = environment_.vmm_path,
+      .control_path = format("/proc/self/fd/%d/control.sock", resources.directory.number()),
+      .exit_report = resources.exit_report.ref(),
+  };
+  {
+    std::lock_guard lock(mutex_);
+    if (start) start_ns_ = stopwatch.start_ns();
+  }
+  monitor_ = TRY(Monitor::launch(environment_.reactor, plan,
+                                 [this](MonitorEnd end) { on_monitor_end(std::move(end)); }));
+  stopwatch.lap("spawn");
+  const ConfigureParams params = configure_params(resources, start);
+  const ControlReply reply = TRY(monitor_->call(
+      [&](uint64_t id) { return encode_configure(id, params); }, call, "build the VM"));
+  console_->monitor_has_it();
+  if (reply.phases) {
+    const MonitorPhases& phases = *reply.phases;
+    const std::pair<const char*, uint64_t> steps[] = {
+        {"monitor-start", phases.main_ns}, {"receive", phases.received_ns}, {"memory", phases.memory_ns},
+        {"vm", phases.vm_ns},              {"kernel", phases.kernel_ns},    {"devices", phases.devices_ns},
+        {"vcpus", phases.vcpus_ns},        {"run", phases.running_ns}};
+    for (const auto& [name, end_ns] : steps) {
+      if (end_ns != 0) stopwatch.lap_at(name, end_ns);
+    }
+  }
+  stopwatch.lap("reply");
+  return {};
+}
+
+void Vm::abandon() {
+  monitor_.reset();  // Killed and reaped, no hook runs any more.
+  agent_.reset();
+  console_.reset();
+  remove_directory();
+  {
+    std::lock_guard lock(mutex_);
+    state_ = VmState::kStopped;
+    launch_failed_ = true;
+    published_ = true;
+  }
+  changed_.notify_all();
+}
+
+void Vm::remove_directory() {
+  if (!has_directory_) return;
+  has_directory_ = false;
+  for (const char* name : kVmFiles) ::unlink(file_path(name).c_str());
+  const std::string directory = environment_.vms_dir + "/" + identity_.id;
+  if (::rmdir(directory.c_str()) != 0) {
+    log(LogLevel::kWarning, "vm %s: %s stays: errno %d", identity_.id.c_str(), directory.c_str(), errno);
+  }
+}
+
+}  // namespace mayfly::daemon

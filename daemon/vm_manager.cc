@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/vm_manager.h"
+
+#include <array>
+
+#include <sys/random.h>
+
+#include "base/log.h"
+
+namespace mayfly::daemon {
+
+namespace {
+
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr auto kShutdownStop = std::chrono::seconds(3);
+constexpr auto kShutdownKill = std::chrono::seconds(10);
+
+using Operation = Result<> (Vm::*)(const Call&, Stopwatch&);
+
+Result<VmOutcome> operate(Registry& registry, const std::string& id, Operation operation, const Call& call) {
+  Stopwatch stopwatch;
+  const VmPin vm = TRY(registry.find(id));
+  TRY(((*vm).*operation)(call, stopwatch));
+  return VmOutcome{.vm = vm->view(), .times = stopwatch.times()};
+}
+
+}  // namespace
+
+std::string random_token() {
+  std::array<unsigned char, 16> bytes;
+  // Up to 256 bytes are always given whole once the kernel's pool is ready.
+  if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+    check_failed("getrandom", std::source_location::current());
+  }
+  std::string text;
+  for (const unsigned char byte : bytes) text += format("%02x", static_cast<unsigned>(byte));
+  return text;
+}
+
+Result<> VmManager::check_open() const {
+  if (closing_) return fail({Code::kUnavailable, "DAEMON_STOPPING"}, "the daemon is stopping");
+  return {};
+}
+
+Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& call) {
+  Stopwatch stopwatch;
+  TRY(check_open());
+  TRY(validate_id("vm_id", request.vm_id));
+  if (request.request_id.size() > kMaxRequestIdBytes) {
+    return fail({Code::kInvalidArgument, "REQUEST_ID"}, "request_id: %zu bytes are above the limit of %zu",
+                request.request_id.size(), kMaxRequestIdBytes);
+  }
+  TRY(validate(request.spec, host_memory_mib()));
+  stopwatch.lap("validate");
+  auto added = registry_.add(std::make_unique<Vm>(
+      environment_,
+      VmIdentity{.id = request.vm_id, .incarnation = random_token(), .request_id = request.request_id},
+      request.spec));
+  if (!added) {
+    if (added.error().code() == Code::kAlreadyExists && !request.request_id.empty()) {
+      return repeat_create(request, call);
+    }
+    return std::unexpected(std::move(added).error());
+  }
+  const VmPin vm = *std::move(added);
+  auto launched = gate_(request.spec);
+  stopwatch.lap("check-host");
+  // Also after a refusal by the gate: those who found it wait for launch() to be through.
+  launched = launched ? vm->launch(request.start, call, stopwatch) : vm->refuse(std::move(launched).error());
+  // A daemon that began to stop meanwhile may have missed this one.
+  if (launched && closing_) {
+    vm->kill();
+    launched = check_open();
+  }
+  if (!launched) {
+    registry_.forget(vm);
+    return std::unexpected(std::move(launched).error());
+  }
+  VmOutcome outcome{.vm = vm->view(), .times = stopwatch.times()};
+  vm->set_create_times(outcome.times);
+  return outcome;
+}
+
+Result<VmOutcome> VmManager::repeat_create(const CreateRequest& request, const Call& call) {
+  const VmPin vm = TRY(registry_.find(request.vm_id));
+  if (vm->identity().request_id != request.request_id) {
+    return fail({Code::kAlreadyExists, "VM_EXISTS"}, "vm_id: %s exists already", request.vm_id.c_str());
+  }
+  VmView view = TRY(vm->wait_created(call));
+  return VmOutcome{.vm = std::move(view), .times = vm->create_times()};
+}
+
+Result<VmOutcome> VmManager::start(const std::string& id, const Call& call) {
+  return operate(registry_, id, &Vm::start, call);
+}
+
+Result<VmOutcome> VmManager::pause(const std::string& id, const Call& call) {
+  return operate(registry_, id, &Vm::pause, call);
+}
+
+Result<VmOutcome> VmManager::resume(const std::string& id, const Call& call) {
+  return operate(registry_, id, &Vm::resume, call);
+}
+
+Result<VmOutcome> VmManager::stop(const std::string& id, std::optional<uint32_t> grace_ms, const Call& call) {
+  Stopwatch stopwatch;
+  const auto grace = grace_ms ? std::chrono::milliseconds(*grace_ms) : kDefaultStopGrace;
+  if (grace > kMaxStopGrace) {
+    return fail({Code::kInvalidArgument, "GRACE"}, "grace_ms: %u is above the limit of %lld", *grace_ms,
+                static_cast<long long>(kMaxStopGrace.count()));
+  }
+  const VmPin vm = TRY(registry_.find(id));
+  TRY(vm->stop(grace, call, stopwatch));
+  return VmOutcome{.vm = vm->view(), .times = stopwatch.times()};
+}
+
+Result<VmOutcome> VmManager::remove(const std::string& id, bool force, const Call& call) {
+  Stopwatch stopwatch;
+  const VmPin vm = TRY(registry_.find(id));
+  const VmView before = TRY(vm->wait_created(call));
+  if (before.state != VmState::kStopped) {
+    if (!force) {
+      return fail({Code::kFailedPrecondition, "VM_STATE"},
+                  "delete %s: the VM is %s, it must be STOPPED; stop it first, or force it", id.c_str(),
+                  state_name(before.state));
+    }
+    TRY(vm->stop(std::chrono::milliseconds(0), call, stopwatch));
+  }
+  registry_.forget(vm);
+  vm->forgotten();
+  stopwatch.lap("forget");
+  return VmOutcome{.vm = vm->view(), .times = stopwatch.times()};
+}
+
+Result<VmView> VmManager::get(const std::string& id) {
+  const VmPin vm = TRY(registry_.find(id));
+  return vm->view();
+}
+
+Result<VmPage> VmManager::list(size_t page_size, const std::string& page_token) {
+  if (page_size == 0) page_size = kDefaultPageSize;
+  if (page_size > kMaxPageSize) {
+    return fail({Code::kInvalidArgument, "PAGE_SIZE"}, "page_size: %zu is above the limit of %zu", page_size,
+                kMaxPageSize);
+  }
+  if (!page_token.empty()) TRY(validate_id("page_token", page_token));
+  const std::vector<VmPin> pins = registry_.list(page_token, page_size + 1);
+  VmPage page;
+  for (const VmPin& pin : pins) {
+    if (page.vms.size() == page_size) {
+      page.next_page_token = page.vms.back().id;
+      break;
+    }
+    page.vms.push_back(pin->view());
+  }
+  return page;
+}
+
+Result<VmView> VmManager::wait(const std::string& id, const WaitGoal& goal, const Call& call) {
+  if (goal.states.empty() && !goal.guest_ready) {
+    return fail({Code::kInvalidArgument, "WAIT_GOAL"}, "states: is empty and guest_ready is not set");
+  }
+  const VmPin vm = TRY(registry_.find(id));
+  return vm->wait(goal, call);
+}
+
+size_t VmManager::running_count() {
+  size_t count = 0;
+  for (const VmPin& pin : registry_.list("", kMaxVms)) count += pin->view().state == VmState::kRunning;
+  return count;
+}
+
+void VmManager::shut_down(std::chrono::milliseconds grace) {
+  closing_ = true;
+  std::vector<VmPin> pins = registry_.list("", kMaxVms);
+  if (pins.empty()) return;
+  log(LogLevel::kInfo, "stopping %zu VMs", pins.size());
+  const Call graceful = Call::within(grace);
+  std::vector<bool> asked;
+  for (const VmPin& pin : pins) asked.push_back(grace.count() > 0 && pin->ask_poweroff());
+  for (size_t i = 0; i < pins.size(); ++i) {
+    if (asked[i]) (void)pins[i]->wait_stopped(graceful);
+  }
+  // The ones that are left are told, all before any is waited for, so that none makes another late.
+  for (const VmPin& pin : pins) pin->tell_stop();
+  const Call stopping = Call::within(kShutdownStop);
+  for (const VmPin& pin : pins) (void)pin->wait_stopped(stopping);
+  for (const VmPin& pin : pins) pin->kill();
+  const Call killing = Call::within(kShutdownKill);
+  for (const VmPin& pin : pins) {
+    if (!pin->wait_stopped(killing)) log(LogLevel::kError, "vm %s does not end", pin->identity().id.c_str());
+    registry_.forget(pin);
+  }
+}
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What VmService does, without gRPC. Any thread; each call waits no longer than its `call` allows, save that a
+// stop, once begun, is carried through.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "daemon/call.h"
+#include "daemon/registry.h"
+#include "daemon/vm.h"
+
+namespace mayfly::daemon {
+
+inline constexpr std::chrono::milliseconds kDefaultStopGrace{5000};
+inline constexpr std::chrono::milliseconds kMaxStopGrace{600'000};
+inline constexpr size_t kDefaultPageSize = 100;
+inline constexpr size_t kMaxPageSize = 1000;
+
+struct CreateRequest {
+  std::string vm_id;
+  VmSpec spec;
+  bool start = false;
+  std::string request_id;
+};
+
+struct VmPage {
+  std::vector<VmView> vms;
+  std::string next_page_token;
+};
+
+class VmManager {
+ public:
+  /// Says why a Linux guest would not run on this host, if it would not.
+  using HostGate = std::function<Result<>(const VmSpec&)>;
+
+  VmManager(const VmEnvironment& environment, HostGate gate)
+      : environment_(environment), gate_(std::move(gate)) {}
+
+  Result<VmOutcome> create(const CreateRequest& request, const Call& call);
+  Result<VmOutcome> start(const std::string& id, const Call& call);
+  Result<VmOutcome> pause(const std::string& id, const Call& call);
+  Result<VmOutcome> resume(const std::string& id, const Call& call);
+  Result<VmOutcome> stop(const std::string& id, std::optional<uint32_t> grace_ms, const Call& call);
+  Result<VmOutcome> remove(const std::string& id, bool force, const Call& call);
+  Result<VmView> get(const std::string& id);
+  Result<VmPage> list(size_t page_size, const std::string& page_token);
+  Result<VmView> wait(const std::string& id, const WaitGoal& goal, const Call& call);
+
+  Result<VmPin> find(const std::string& id) { return registry_.find(id); }
+  size_t vm_count() const { return registry_.size(); }
+  size_t running_count();
+
+  /// Ends all VMs, together, and forgets them; no new ones from now on. Once.
+  void shut_down(std::chrono::milliseconds grace);
+
+ private:
+  Result<VmOutcome> repeat_create(const CreateRequest& request, const Call& call);
+  Result<> check_open() const;
+
+  const VmEnvironment& environment_;
+  const HostGate gate_;
+  Registry registry_;
+  std::atomic<bool> closing_ = false;
+};
+
+/// 128 random bits in hex, for incarnations and epochs.
+std::string random_token();
+
+}  // namespace mayfly::daemon

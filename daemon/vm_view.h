@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A VM as callers see it: plain values, copied out under the VM's lock. Any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "daemon/control_codec.h"
+#include "daemon/spec.h"
+
+namespace mayfly::daemon {
+
+/// The numbers are mayfly.v1.VmState's.
+enum class VmState : uint8_t {
+  kCreating = 1,
+  kCreated = 2,
+  kRunning = 3,
+  kPaused = 4,
+  kStopped = 5,
+};
+
+/// "RUNNING" and so on.
+const char* state_name(VmState state);
+
+struct GuestInfo {
+  std::string agent_version;
+  std::string kernel_release;
+  uint32_t cpu_count = 0;
+  uint64_t init_us = 0;
+  uint64_t ready_us = 0;
+  uint64_t start_to_ready_us = 0;
+  std::string failure;
+};
+
+struct VmExit {
+  ExitReason reason = ExitReason::kUnspecified;
+  std::string detail;
+  int signal = 0;
+  int exit_status = 0;
+  std::string stderr_tail;
+  std::optional<MonitorStats> stats;
+  int64_t unix_us = 0;
+};
+
+struct VmView {
+  std::string id;
+  std::string incarnation;
+  VmState state = VmState::kCreating;
+  VmSpec spec;
+  std::string cmdline;
+  int64_t create_unix_us = 0;
+  pid_t monitor_pid = 0;
+  std::optional<GuestInfo> guest;
+  std::optional<VmExit> exit;
+};
+
+struct Phase {
+  std::string name;
+  uint64_t duration_us = 0;
+};
+
+struct PhaseTimes {
+  std::vector<Phase> phases;
+  uint64_t total_us = 0;
+};
+
+/// What every lifecycle call answers.
+struct VmOutcome {
+  VmView vm;
+  PhaseTimes times;
+};
+
+/// Microseconds since 1970.
+int64_t unix_now_us();
+
+/// Names the steps of one call, each from the end of the one before. One thread.
+class Stopwatch {
+ public:
+  Stopwatch();
+  /// The step called `name` ends now, or, where given, at a CLOCK_MONOTONIC time.
+  void lap(const char* name);
+  void lap_at(const char* name, uint64_t now_ns);
+  PhaseTimes times() const;
+  uint64_t start_ns() const { return start_ns_; }
+
+ private:
+  uint64_t start_ns_;
+  uint64_t last_ns_;
+  std::vector<Phase> phases_;
+};
+
+}  // namespace mayfly::daemon
