@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/machine/config.h"
+
+#include "vmm/boot/layout.h"
+#include "vmm/kvm/cpuid_x86.h"
+
+namespace mayfly {
+namespace {
+
+constexpr uint64_t kPageSize = 4096;
+
+Result<> need(const Fd& fd, const char* field) {
+  if (fd.valid()) return {};
+  return fail({Code::kInvalidArgument, "DESCRIPTOR_MISSING"}, "%s: no descriptor came with the call",
+              field);
+}
+
+Result<> at_most(size_t count, size_t limit, const char* field) {
+  if (count <= limit) return {};
+  return fail({Code::kInvalidArgument, "TOO_MANY"}, "%s: %zu are over the limit of %zu", field, count,
+              limit);
+}
+
+Result<> validate_memory(uint64_t bytes) {
+  if (bytes >= kMinMemoryBytes && bytes <= kMaxMemoryBytes && bytes % kPageSize == 0) return {};
+  return fail({Code::kInvalidArgument, "MEMORY_SIZE"},
+              "memory_bytes: %llu is not a multiple of 4096 from %llu to %llu",
+              static_cast<unsigned long long>(bytes),
+              static_cast<unsigned long long>(kMinMemoryBytes),
+              static_cast<unsigned long long>(kMaxMemoryBytes));
+}
+
+Result<> validate_vsock(const VsockConfig& vsock) {
+  if (vsock.guest_cid < kMinGuestCid || vsock.guest_cid > kMaxGuestCid) {
+    return fail({Code::kInvalidArgument, "GUEST_CID"}, "vsock.guest_cid: %llu is not from %llu to %llu",
+                static_cast<unsigned long long>(vsock.guest_cid),
+                static_cast<unsigned long long>(kMinGuestCid),
+                static_cast<unsigned long long>(kMaxGuestCid));
+  }
+  TRY(at_most(vsock.host_ports.size(), kMaxVsockHostPorts, "vsock.host_ports"));
+  for (const VsockHostPort& port : vsock.host_ports) TRY(need(port.stream, "vsock.host_ports.fd"));
+  return {};
+}
+
+}  // namespace
+
+Result<> validate(const MachineConfig& config) {
+  if (config.vcpu_count == 0 || config.vcpu_count > kvm::kMaxVcpus) {
+    return fail({Code::kInvalidArgument, "VCPU_COUNT"}, "vcpu_count: %u is not from 1 to %u",
+                config.vcpu_count, kvm::kMaxVcpus);
+  }
+  TRY(validate_memory(config.memory_bytes));
+  TRY(need(config.kvm, "kvm_fd"));
+  TRY(need(config.memory, "memory_fd"));
+  TRY(need(config.kernel, "kernel_fd"));
+  TRY(need(config.exit_report, "exit_report_fd"));
+  TRY(need(config.console.ring, "console.ring_fd"));
+  TRY(need(config.console.output_event, "console.output_event_fd"));
+  TRY(at_most(config.initrds.size(), kMaxInitrds, "initrd_fds"));
+  TRY(at_most(config.disks.size(), kMaxDisks, "disks"));
+  for (const Fd& initrd : config.initrds) TRY(need(initrd, "initrd_fds"));
+  for (const DiskConfig& disk : config.disks) TRY(need(disk.file, "disks.fd"));
+  if (config.vsock) TRY(validate_vsock(*config.vsock));
+  return {};
+}
+
+}  // namespace mayfly

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The vCPU threads of one machine and the gate they wait at: all of them run guest code, or all of them
+// are parked. What a thread does with an exit is the handler's business.
+//
+// Threads: every call belongs to the loop thread. It never blocks: request_park() asks, `on_parked`
+// is called on a vCPU thread as each arrives, and parked() tells when all have.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "vmm/kvm/vcpu_sys.h"
+
+namespace mayfly {
+
+class ExitHandler {
+ public:
+  /// On vCPU `index`'s thread, several at once. False: the machine has ended, no vCPU runs again.
+  virtual bool on_exit(uint32_t index, const kvm::Exit& exit) = 0;
+  /// On a vCPU's thread when it has stopped running guest code.
+  virtual void on_parked() = 0;
+  /// On vCPU 0's thread, just before it runs guest code for the first time.
+  virtual void on_first_run() = 0;
+
+ protected:
+  ~ExitHandler() = default;
+};
+
+class VcpuGroup {
+ public:
+  /// Starts a parked thread for each vCPU. `handler` outlives the group.
+  static Result<std::unique_ptr<VcpuGroup>> create(std::vector<kvm::Vcpu> vcpus,
+                                                   ExitHandler& handler);
+  /// Parks and joins.
+  ~VcpuGroup();
+  VcpuGroup(const VcpuGroup&) = delete;
+  VcpuGroup& operator=(const VcpuGroup&) = delete;
+
+  void run();
+  void request_park();
+  bool parked() const;
+
+  /// Only while parked().
+  std::vector<kvm::Vcpu>& vcpus() { return vcpus_; }
+
+ private:
+  enum class Wanted : uint8_t { kParked, kRunning, kGone };
+
+  VcpuGroup(std::vector<kvm::Vcpu> vcpus, ExitHandler& handler);
+  void thread_main(uint32_t index);
+  bool wait_at_gate(kvm::Vcpu& vcpu);
+  void run_guest(kvm::Vcpu& vcpu);
+  bool may_run() const;
+  void want(Wanted wanted);
+
+  std::vector<kvm::Vcpu> vcpus_;
+  ExitHandler& handler_;
+  mutable std::mutex gate_;
+  std::condition_variable gate_changed_;
+  std::atomic<Wanted> wanted_ = Wanted::kParked;  // written under gate_
+  size_t parked_count_ = 0;                       // guarded by gate_
+  bool ended_ = false;                            // guarded by gate_
+  bool started_ = false;                          // vCPU 0's thread
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace mayfly

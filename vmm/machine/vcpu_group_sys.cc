@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cerrno>
+
+#include <pthread.h>
+
+#include "base/error.h"
+#include "vmm/machine/vcpu_group.h"
+
+namespace mayfly {
+
+VcpuGroup::VcpuGroup(std::vector<kvm::Vcpu> vcpus, ExitHandler& handler)
+    : vcpus_(std::move(vcpus)), handler_(handler) {}
+
+Result<std::unique_ptr<VcpuGroup>> VcpuGroup::create(std::vector<kvm::Vcpu> vcpus,
+                                                     ExitHandler& handler) {
+  std::unique_ptr<VcpuGroup> group(new VcpuGroup(std::move(vcpus), handler));
+  group->threads_.reserve(group->vcpus_.size());
+  for (uint32_t index = 0; index < group->vcpus_.size(); ++index) {
+    group->threads_.emplace_back([self = group.get(), index] { self->thread_main(index); });
+    // SAFETY: the thread was just started and is joined only by the destructor.
+    ::pthread_setname_np(group->threads_.back().native_handle(), format("vcpu%u", index).c_str());
+  }
+  return group;
+}
+
+VcpuGroup::~VcpuGroup() {
+  want(Wanted::kGone);
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void VcpuGroup::run() { want(Wanted::kRunning); }
+void VcpuGroup::request_park() { want(Wanted::kParked); }
+
+void VcpuGroup::want(Wanted wanted) {
+  const std::lock_guard held(gate_);
+  wanted_.store(wanted, std::memory_order_release);
+  gate_changed_.notify_all();
+  if (wanted == Wanted::kRunning) return;
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    vcpus_[i].request_exit();
+    // SAFETY: the thread is not joined yet; the signal's handler does nothing but interrupt KVM_RUN.
+    ::pthread_kill(threads_[i].native_handle(), kvm::kKickSignal);
+  }
+}
+
+bool VcpuGroup::parked() const {
+  const std::lock_guard held(gate_);
+  return parked_count_ == vcpus_.size();
+}
+
+bool VcpuGroup::may_run() const { return wanted_.load() == Wanted::kRunning && !ended_; }
+
+bool VcpuGroup::wait_at_gate(kvm::Vcpu& vcpu) {
+  std::unique_lock held(gate_);
+  ++parked_count_;
+  held.unlock();
+  handler_.on_parked();
+  held.lock();
+  gate_changed_.wait(held, [this] { return wanted_.load() == Wanted::kGone || may_run(); });
+  --parked_count_;
+  vcpu.clear_exit_request();
+  return wanted_.load() == Wanted::kRunning;
+}
+
+void VcpuGroup::run_guest(kvm::Vcpu& vcpu) {
+  if (vcpu.index() == 0 && !started_) {
+    started_ = true;
+    handler_.on_first_run();
+  }
+  // An exit that was handled is finished by the next run(), so the gate is looked at only between
+  // an interrupted run() and the next.
+  while (true) {
+    const kvm::Exit exit = vcpu.run();
+    if (exit.kind == kvm::ExitKind::kInterrupted) {
+      if (wanted_.load(std::memory_order_acquire) != Wanted::kRunning) return;
+      continue;
+    }
+    if (!handler_.on_exit(vcpu.index(), exit)) {
+      const std::lock_guard held(gate_);
+      ended_ = true;
+      return;
+    }
+  }
+}
+
+void VcpuGroup::thread_main(uint32_t index) {
+  while (wait_at_gate(vcpus_[index])) run_guest(vcpus_[index]);
+}
+
+}  // namespace mayfly
