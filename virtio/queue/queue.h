@@ -77,6 +77,9 @@ class Queue {
   void reset();
 
   bool ready() const { return memory_ != nullptr && !broken_; }
+  /// While frozen, drain() hands out nothing, as if the ring were empty; chains that the device has
+  /// can be completed. Lasts over reset() and activate(). The transport notifies after a thaw.
+  void set_frozen(bool frozen) { frozen_ = frozen; }
   uint16_t size() const { return state_.size; }
   /// Where the queue stands now, for a snapshot.
   QueueState state() const { return state_; }
@@ -129,6 +132,7 @@ class Queue {
   bool event_idx_ = false;
   bool indirect_ = false;
   bool broken_ = false;
+  bool frozen_ = false;
   bool used_since_interrupt_ = false;
   bool interrupted_before_ = false;
   uint16_t used_at_interrupt_ = 0;
@@ -142,8 +146,10 @@ class Queue {
 template <typename Handler>
 Result<bool> Queue::drain(Handler&& handler) {
   if (!ready()) return false;
+  // Frozen is asked each time: a handler may find what makes the transport stop the device.
   // Looking again after an empty ring counts too: a guest may move its index back and forth.
   for (uint16_t turn = 0; turn < state_.size; ++turn) {
+    if (frozen_) return false;
     Popped next = TRY(pop());
     if (!next.available) {
       if (!enable_notifications()) return false;

@@ -259,6 +259,22 @@ TEST_CASE("a guest that keeps adding holds the loop for size() chains, then is k
   CHECK_EQ(::read(s.wake.number(), &wakes, 8), -1);
 }
 
+TEST_CASE("a frozen queue hands out nothing, and takes back what the device has") {
+  Setup s;
+  const uint16_t head = s.driver.add({s.driver.writable(4)});
+  CHECK_FALSE(s.queue.drain([](Chain&) -> Result<Verdict> { return later(); }).value());
+  s.driver.add({s.driver.writable(4)});
+  s.queue.set_frozen(true);
+  CHECK(s.queue.ready());
+  CHECK_FALSE(s.queue.drain(done_nothing).value());
+  CHECK_EQ(s.queue.state().next_avail, 1);
+  s.queue.complete(head, 0);
+  CHECK_EQ(s.driver.used_index(), 1);
+  s.queue.set_frozen(false);
+  CHECK_FALSE(s.queue.drain(done_nothing).value());
+  CHECK_EQ(s.driver.used_index(), 2);
+}
+
 TEST_CASE("state() of one queue carries on in another") {
   Setup s(true, 8, 0xffff);
   s.driver.add({s.driver.writable(4)});

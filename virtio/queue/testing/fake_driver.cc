@@ -19,7 +19,7 @@ GuestMemory make_memory(uint64_t size_bytes) {
 }
 
 FakeDriver::FakeDriver(const GuestMemory& memory, const Options& options)
-    : memory_(memory), options_(options), chains_(options.size) {
+    : memory_(&memory), options_(options), chains_(options.size) {
   avail_at_ = sizeof(Descriptor) * options.size;
   used_at_ = align_up(avail_at_ + avail_ring::bytes(options.size, true), 4);
   data_at_ = align_up(used_at_ + used_ring::bytes(options.size, true), 4096);
@@ -27,6 +27,8 @@ FakeDriver::FakeDriver(const GuestMemory& memory, const Options& options)
   span_.zero(0, data_at_);
   for (uint16_t i = options.size; i > 0; --i) free_.push_back(static_cast<uint16_t>(i - 1));
 }
+
+void FakeDriver::reset() { *this = FakeDriver(*memory_, options_); }
 
 QueueState FakeDriver::queue_state() const {
   return {.size = options_.size,
@@ -52,7 +54,7 @@ Gpa FakeDriver::allocate(uint64_t size_bytes) {
 
 GuestBuffer FakeDriver::readable(std::span<const std::byte> bytes) {
   const GuestRange range{allocate(bytes.size()), bytes.size()};
-  MUST(memory_.view(range)).write(0, bytes);
+  MUST(memory_->view(range)).write(0, bytes);
   return {range, false};
 }
 
@@ -63,19 +65,19 @@ GuestBuffer FakeDriver::readable(std::string_view text) {
 GuestBuffer FakeDriver::writable(uint64_t size_bytes) {
   const GuestRange range{allocate(size_bytes), size_bytes};
   const std::vector<std::byte> fill(size_bytes, std::byte{0xa5});
-  MUST(memory_.view(range)).write(0, fill);
+  MUST(memory_->view(range)).write(0, fill);
   return {range, true};
 }
 
 std::vector<std::byte> FakeDriver::contents(GuestRange range) const {
   std::vector<std::byte> bytes(range.size);
-  MUST(memory_.view(range)).read(0, bytes);
+  MUST(memory_->view(range)).read(0, bytes);
   return bytes;
 }
 
 std::string FakeDriver::text(GuestRange range) const {
   std::string text(range.size, '\0');
-  MUST(memory_.view(range)).read(0, std::as_writable_bytes(std::span(text)));
+  MUST(memory_->view(range)).read(0, std::as_writable_bytes(std::span(text)));
   return text;
 }
 
@@ -108,7 +110,7 @@ uint16_t FakeDriver::add(const std::vector<GuestBuffer>& buffers) {
 uint16_t FakeDriver::add_indirect(const std::vector<GuestBuffer>& buffers) {
   const uint64_t table_bytes = sizeof(Descriptor) * buffers.size();
   const Gpa table = allocate(table_bytes);
-  const GuestSpan entries = MUST(memory_.view({table, table_bytes}));
+  const GuestSpan entries = MUST(memory_->view({table, table_bytes}));
   for (size_t i = 0; i < buffers.size(); ++i) {
     const bool last = i + 1 == buffers.size();
     const int flags =

@@ -40,6 +40,9 @@ class FakeDriver {
 
   FakeDriver(const GuestMemory& memory, const Options& options);
 
+  /// Empty rings again, as a driver makes them after a device reset.
+  void reset();
+
   /// The queue as the driver would program it.
   QueueState queue_state() const;
   /// The first address after everything this driver uses.
@@ -88,7 +91,7 @@ class FakeDriver {
   Gpa allocate(uint64_t size_bytes);
   void store_u16(uint64_t ring_offset, uint16_t value);
 
-  const GuestMemory& memory_;
+  const GuestMemory* memory_;
   Options options_;
   uint64_t avail_at_ = 0;  // offsets from base
   uint64_t used_at_ = 0;
