@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/convert.h"
+
+#include <google/protobuf/unknown_field_set.h>
+
+namespace mayfly::daemon {
+
+namespace {
+
+void set_time(int64_t unix_us, google::protobuf::Timestamp* out) {
+  out->set_seconds(unix_us / 1'000'000);
+  out->set_nanos(static_cast<int32_t>(unix_us % 1'000'000 * 1000));
+}
+
+DiskSpec from_proto(const v1::Disk& in) {
+  return {.path = in.path(), .read_only = in.read_only(), .serial = in.serial()};
+}
+
+void to_proto(const DiskSpec& in, v1::Disk* out) {
+  out->set_path(in.path);
+  out->set_read_only(in.read_only);
+  out->set_serial(in.serial);
+}
+
+VmSpec from_proto(const v1::VmSpec& in) {
+  VmSpec spec;
+  if (in.has_vcpus()) spec.vcpus = in.vcpus();
+  if (in.has_memory_mib()) spec.memory_mib = in.memory_mib();
+  spec.kernel_path = in.kernel_path();
+  spec.initrd_paths.assign(in.initrd_paths().begin(), in.initrd_paths().end());
+  if (in.has_rootfs()) spec.rootfs = from_proto(in.rootfs());
+  for (const v1::Disk& disk : in.disks()) spec.disks.push_back(from_proto(disk));
+  spec.cmdline = in.cmdline();
+  spec.replace_cmdline = in.replace_cmdline();
+  if (in.has_agent()) spec.agent = in.agent();
+  if (in.has_console_kib()) spec.console_kib = in.console_kib();
+  spec.allow_slow_kvm = in.allow_slow_kvm();
+  spec.debug_serial = in.debug_serial();
+  return spec;
+}
+
+void to_proto(const VmSpec& in, v1::VmSpec* out) {
+  out->set_vcpus(in.vcpus);
+  out->set_memory_mib(in.memory_mib);
+  out->set_kernel_path(in.kernel_path);
+  for (const std::string& path : in.initrd_paths) out->add_initrd_paths(path);
+  if (in.rootfs) to_proto(*in.rootfs, out->mutable_rootfs());
+  for (const DiskSpec& disk : in.disks) to_proto(disk, out->add_disks());
+  out->set_cmdline(in.cmdline);
+  out->set_replace_cmdline(in.replace_cmdline);
+  out->set_agent(in.agent);
+  out->set_console_kib(in.console_kib);
+  out->set_allow_slow_kvm(in.allow_slow_kvm);
+  out->set_debug_serial(in.debug_serial);
+}
+
+void to_proto(const GuestInfo& in, v1::GuestInfo* out) {
+  out->set_agent_version(in.agent_version);
+  out->set_kernel_release(in.kernel_release);
+  out->set_cpu_count(in.cpu_count);
+  out->set_init_us(in.init_us);
+  out->set_ready_us(in.ready_us);
+  out->set_start_to_ready_us(in.start_to_ready_us);
+  out->set_failure(in.failure);
+}
+
+void to_proto(const MonitorStats& in, v1::MonitorStats* out) {
+  out->set_exits_io(in.exits_io);
+  out->set_exits_mmio(in.exits_mmio);
+  out->set_exits_halt(in.exits_halt);
+  out->set_exits_other(in.exits_other);
+  out->set_interrupts(in.interrupts);
+  out->set_disk_reads(in.disk_reads);
+  out->set_disk_read_bytes(in.disk_read_bytes);
+  out->set_disk_writes(in.disk_writes);
+  out->set_disk_written_bytes(in.disk_written_bytes);
+  out->set_disk_flushes(in.disk_flushes);
+  out->set_disk_errors(in.disk_errors);
+  out->set_vsock_rx_bytes(in.vsock_rx_bytes);
+  out->set_vsock_tx_bytes(in.vsock_tx_bytes);
+  out->set_console_bytes(in.console_bytes);
+}
+
+void to_proto(const VmExit& in, v1::VmExit* out) {
+  out->set_reason(static_cast<v1::ExitReason>(in.reason));
+  out->set_detail(in.detail);
+  out->set_signal(in.signal);
+  out->set_exit_status(in.exit_status);
+  out->set_stderr_tail(in.stderr_tail);
+  if (in.stats) to_proto(*in.stats, out->mutable_stats());
+  set_time(in.unix_us, out->mutable_exit_time());
+}
+
+v1::VmState to_proto(VmState state) { return static_cast<v1::VmState>(state); }
+
+Result<> refuse_unknown_in(const google::protobuf::Message& message, int depth) {
+  const auto* reflection = message.GetReflection();
+  const auto& unknown = reflection->GetUnknownFields(message);
+  if (!unknown.empty()) {
+    return fail({Code::kInvalidArgument, "UNKNOWN_FIELD"}, "%s: field number %d is not known to this daemon",
+                message.GetDescriptor()->full_name().c_str(), unknown.field(0).number());
+  }
+  if (depth == 0) return {};
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  for (const auto* field : fields) {
+    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    if (!field->is_repeated()) {
+      TRY(refuse_unknown_in(reflection->GetMessage(message, field), depth - 1));
+      continue;
+    }
+    for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
+      TRY(refuse_unknown_in(reflection->GetRepeatedMessage(message, field, i), depth - 1));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<> refuse_unknown_fields(const google::protobuf::Message& message) {
+  return refuse_unknown_in(message, 8);  // Deeper than any request of ours.
+}
+
+Result<CreateRequest> from_proto(const v1::CreateVmRequest& in) {
+  return CreateRequest{.vm_id = in.vm_id(),
+                       .spec = from_proto(in.spec()),
+                       .start = in.start(),
+                       .request_id = in.request_id()};
+}
+
+Result<WaitGoal> from_proto(const v1::WaitVmRequest& in) {
+  WaitGoal goal{.states = {}, .guest_ready = in.guest_ready()};
+  for (const int state : in.states()) {
+    if (state == v1::VM_STATE_UNSPECIFIED || !v1::VmState_IsValid(state)) {
+      return fail({Code::kInvalidArgument, "WAIT_GOAL"}, "states: %d is not a state of a VM", state);
+    }
+    goal.states.push_back(static_cast<VmState>(state));
+  }
+  return goal;
+}
+
+WindowSize from_proto(const v1::WindowSize& in) { return {.rows = in.rows(), .columns = in.columns()}; }
+
+ExecStart from_proto(const v1::ExecStart& in) {
+  ExecStart start{
+      .argv = {in.argv().begin(), in.argv().end()},
+      .env = {in.env().begin(), in.env().end()},
+      .working_directory = in.working_directory(),
+      .terminal = in.terminal(),
+      .window_size = std::nullopt,
+  };
+  if (in.has_window_size()) start.window_size = from_proto(in.window_size());
+  return start;
+}
+
+void to_proto(const VmView& in, v1::Vm* out) {
+  out->set_vm_id(in.id);
+  out->set_incarnation(in.incarnation);
+  out->set_state(to_proto(in.state));
+  to_proto(in.spec, out->mutable_spec());
+  set_time(in.create_unix_us, out->mutable_create_time());
+  out->set_monitor_pid(in.monitor_pid);
+  out->set_cmdline(in.cmdline);
+  if (in.guest) to_proto(*in.guest, out->mutable_guest());
+  if (in.exit) to_proto(*in.exit, out->mutable_exit());
+}
+
+void to_proto(const PhaseTimes& in, v1::PhaseTimes* out) {
+  for (const Phase& phase : in.phases) {
+    v1::Phase* added = out->add_phases();
+    added->set_name(phase.name);
+    added->set_duration_us(phase.duration_us);
+  }
+  out->set_total_us(in.total_us);
+}
+
+void to_proto(const ConsoleChunk& in, v1::ConsoleChunk* out) {
+  out->set_offset(in.offset);
+  out->set_data(in.data);
+  out->set_lost_bytes(in.lost);
+}
+
+void to_proto(const Event& in, const EventLog& log, v1::Event* out) {
+  out->set_epoch(log.epoch());
+  out->set_sequence(in.sequence);
+  out->set_resume_token(log.token_after(in.sequence));
+  set_time(in.unix_us, out->mutable_time());
+  out->set_vm_id(in.vm_id);
+  out->set_incarnation(in.incarnation);
+  if (const auto* changed = std::get_if<StateChanged>(&in.what)) {
+    out->mutable_state_changed()->set_from(to_proto(changed->from));
+    out->mutable_state_changed()->set_to(to_proto(changed->to));
+  } else if (const auto* guest = std::get_if<GuestInfo>(&in.what)) {
+    to_proto(*guest, out->mutable_guest_ready());
+  } else if (const auto* exit = std::get_if<VmExit>(&in.what)) {
+    to_proto(*exit, out->mutable_exited());
+  } else if (const auto* gap = std::get_if<EventGap>(&in.what)) {
+    out->mutable_gap()->set_lost_events(gap->lost);
+  } else {
+    out->mutable_deleted();
+  }
+}
+
+void to_proto(const HostReport& in, v1::CheckHostResponse* out) {
+  for (const HostCheck& check : in.checks) {
+    v1::HostCheck* added = out->add_checks();
+    added->set_name(check.name);
+    added->set_status(static_cast<v1::CheckStatus>(check.status));
+    added->set_detail(check.detail);
+    added->set_remedy(check.remedy);
+  }
+  out->set_runs_linux_guests(in.runs_linux_guests);
+}
+
+}  // namespace mayfly::daemon

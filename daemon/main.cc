@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// mayflyd: reads its flags, serves until a signal or, with --private, until its client is gone.
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include <CLI/CLI.hpp>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "daemon/server.h"
+#include "daemon/state_dir.h"
+
+namespace mayfly::daemon {
+namespace {
+
+constexpr auto kSignalGrace = std::chrono::milliseconds(5000);
+constexpr int kFdTableSize = 16384;
+
+struct Flags {
+  std::string socket;
+  std::string state_dir;
+  std::string vmm;
+  std::string agent_initrd;
+  std::string kvm_device = "/dev/kvm";
+  int private_fd = -1;
+  bool verbose = false;
+};
+
+/// Where a daemon of this user lives unless it is told otherwise.
+std::string default_home() {
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  if (::geteuid() != 0 && runtime != nullptr && runtime[0] == '/') return std::string(runtime) + "/mayfly";
+  return "/run/mayfly";
+}
+
+Result<> fill_defaults(Flags& flags) {
+  std::error_code error;
+  const auto beside = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  if (flags.vmm.empty()) flags.vmm = beside / "mayfly-vmm";
+  if (flags.agent_initrd.empty()) {
+    const auto agent = beside / "guest" / "agent.cpio";
+    if (std::filesystem::exists(agent, error)) flags.agent_initrd = agent;
+  }
+  std::string home = default_home();
+  if (flags.private_fd >= 0 && (flags.socket.empty() || flags.state_dir.empty())) {
+    home = TRY(make_private_dir());
+  }
+  if (flags.socket.empty()) flags.socket = home + "/mayflyd.sock";
+  if (flags.socket.starts_with("unix:")) flags.socket.erase(0, 5);
+  while (flags.socket.starts_with("//")) flags.socket.erase(0, 1);
+  if (flags.state_dir.empty()) {
+    if (flags.private_fd < 0) TRY(make_dir(home));
+    flags.state_dir = home + "/state";
+  }
+  if (::access(flags.vmm.c_str(), X_OK) != 0) {
+    return fail_errno({Code::kNotFound, "VMM_MISSING"}, errno, "--vmm: cannot run %s", flags.vmm.c_str());
+  }
+  return {};
+}
+
+/// As many descriptors as we may have, and a table for them now: growing it later, with threads, takes tens of
+/// milliseconds.
+void prepare_descriptors() {
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  const auto highest = std::min<rlim_t>(limit.rlim_max, kFdTableSize);
+  const Fd last(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, static_cast<int>(highest) - 1));
+}
+
+/// Descriptors 0, 1 and 2 are never anything else, or a monitor would be handed the wrong file.
+void fill_standard_descriptors() {
+  int fd = 0;
+  do {
+    fd = ::open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) ::close(fd);
+}
+
+/// Tells the client of a private daemon, if there is one.
+void tell_client(int private_fd, const std::string& line) {
+  if (private_fd < 0) return;
+  const std::string text = line + "\n";
+  (void)write_all(FdRef(private_fd), std::as_bytes(std::span(text)));
+}
+
+/// Waits for a signal, or for the client's end; the grace for the VMs is the answer.
+std::chrono::milliseconds wait_for_end(FdRef signals, int private_fd) {
+  pollfd entries[] = {
+      {.fd = signals.number(), .events = POLLIN, .revents = 0},
+      {.fd = private_fd, .events = POLLIN, .revents = 0},  // -1 is passed over.
+  };
+  for (;;) {
+    if (::poll(entries, 2, -1) < 0) continue;
+    if (entries[0].revents != 0) {
+      log(LogLevel::kInfo, "told to stop by a signal");
+      return kSignalGrace;
+    }
+    char ignored[64];
+    if (entries[1].revents != 0 && ::read(private_fd, ignored, sizeof(ignored)) <= 0) {
+      return std::chrono::milliseconds(0);
+    }
+  }
+}
+
+int serve(Flags flags, const sigset_t& end_signals) {
+  if (auto ok = fill_defaults(flags); !ok) {
+    log(LogLevel::kError, "%s", ok.error().message().c_str());
+    tell_client(flags.private_fd, "error " + ok.error().message());
+    return 1;
+  }
+  const Fd signals(::signalfd(-1, &end_signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  auto server = Server::create({.socket_path = flags.socket,
+                                .state_dir = flags.state_dir,
+                                .vmm_path = flags.vmm,
+                                .agent_initrd = flags.agent_initrd,
+                                .kvm_device = flags.kvm_device});
+  if (server) {
+    log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(), flags.state_dir.c_str());
+    tell_client(flags.private_fd, "ready unix:" + flags.socket);
+    (*server)->stop(wait_for_end(signals.ref(), flags.private_fd));
+    server->reset();
+  } else {
+    log(LogLevel::kError, "%s", server.error().message().c_str());
+    tell_client(flags.private_fd, "error " + server.error().message());
+  }
+  if (flags.private_fd >= 0) ::rmdir(flags.socket.substr(0, flags.socket.rfind('/')).c_str());
+  return server ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace mayfly::daemon
+
+int main(int argc, char** argv) {
+  using namespace mayfly;
+  daemon::Flags flags;
+  CLI::App app("mayflyd, the daemon of Mayfly: runs microVMs and serves the gRPC API mayfly.v1 on a Unix socket.");
+  app.add_option("--socket", flags.socket,
+                 "unix:/PATH to serve on, at most 107 bytes (default: $XDG_RUNTIME_DIR/mayfly/mayflyd.sock, "
+                 "for root /run/mayfly/mayflyd.sock)");
+  app.add_option("--state-dir", flags.state_dir, "directory for running VMs' files (default: state, beside the socket)");
+  app.add_option("--vmm", flags.vmm, "the monitor program (default: mayfly-vmm beside this program)");
+  app.add_option("--agent-initrd", flags.agent_initrd,
+                 "the agent's initrd (default: guest/agent.cpio beside this program, if it is there)");
+  app.add_option("--kvm-device", flags.kvm_device, "the KVM device")->capture_default_str();
+  app.add_option("--private", flags.private_fd,
+                 "serve one client: say `ready unix:PATH` on this inherited descriptor, and end when its other "
+                 "end is closed; makes a directory of its own");
+  app.add_flag("--verbose", flags.verbose, "log more");
+  app.set_version_flag("--version", "mayflyd 0.1.0");
+  CLI11_PARSE(app, argc, argv);
+
+  ::umask(0077);
+  daemon::fill_standard_descriptors();
+  daemon::prepare_descriptors();
+  std::signal(SIGPIPE, SIG_IGN);
+  sigset_t end_signals;
+  sigemptyset(&end_signals);
+  sigaddset(&end_signals, SIGTERM);
+  sigaddset(&end_signals, SIGINT);
+  sigaddset(&end_signals, SIGHUP);
+  ::pthread_sigmask(SIG_BLOCK, &end_signals, nullptr);  // Before any thread.
+  const bool quiet = flags.private_fd >= 0 && !flags.verbose;
+  log_init("mayflyd", flags.verbose ? LogLevel::kDebug : quiet ? LogLevel::kError : LogLevel::kInfo);
+  if (flags.private_fd >= 0) ::fcntl(flags.private_fd, F_SETFD, FD_CLOEXEC);
+  return daemon::serve(std::move(flags), end_signals);
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What every gRPC service here does: an Error becomes a status with details, a server context becomes a Call.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
+
+#include "base/error.h"
+#include "daemon/call.h"
+
+namespace mayfly::daemon {
+
+/// The code and message, and a google.rpc.Status with one ErrorInfo in grpc-status-details-bin.
+grpc::Status to_status(const Error& error);
+
+/// The caller's deadline and cancellation. `context` outlives the Call.
+Call call_of(const grpc::ServerContextBase& context);
+
+}  // namespace mayfly::daemon

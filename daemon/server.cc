@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <grpcpp/server_posix.h>
+
+#include "daemon/console_service.h"
+#include "daemon/exec_service.h"
+#include "daemon/listener.h"
+#include "daemon/state_dir.h"
+#include "daemon/system_service.h"
+#include "daemon/vm_service.h"
+
+namespace mayfly::daemon {
+
+namespace {
+
+// A call that waits holds a thread; calls above this are refused with RESOURCE_EXHAUSTED.
+constexpr int kMaxThreads = 4096;
+constexpr auto kDrainCalls = std::chrono::seconds(1);
+
+class ServerImpl final : public Server {
+ public:
+  ServerImpl(const ServerOptions& options, std::unique_ptr<StateDir> state_dir, std::unique_ptr<Reactor> reactor)
+      : state_dir_(std::move(state_dir)),
+        checker_(options.kvm_device),
+        events_(random_token()),
+        reactor_(std::move(reactor)),
+        environment_{.reactor = *reactor_,
+                     .events = events_,
+                     .vms_dir = state_dir_->vms_dir(),
+                     .vmm_path = options.vmm_path,
+                     .agent_initrd = options.agent_initrd,
+                     .kvm_path = options.kvm_device},
+        manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
+        vm_service_(manager_),
+        exec_service_(manager_),
+        console_service_(manager_),
+        event_service_(events_),
+        system_service_(manager_, checker_, events_.epoch(), state_dir_->path()) {}
+  ~ServerImpl() override { stop(std::chrono::milliseconds(0)); }
+
+  Result<> serve(const std::string& socket_path) {
+    grpc::ServerBuilder builder;
+    for (grpc::Service* service : std::initializer_list<grpc::Service*>{
+             &vm_service_, &exec_service_, &console_service_, &event_service_, &system_service_}) {
+      builder.RegisterService(service);
+    }
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MIN_POLLERS, 1);
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 2);
+    grpc::ResourceQuota quota;
+    builder.SetResourceQuota(quota.SetMaxThreads(kMaxThreads));
+    server_ = builder.BuildAndStart();
+    if (!server_) return fail({Code::kInternal, "GRPC_SERVER"}, "the gRPC server did not start");
+    // Our own socket rather than gRPC's: its peers' users are checked, and a stale one is told from a live one.
+    listener_ = TRY(Listener::create(*reactor_, socket_path, [this](Fd connection) {
+      grpc::AddInsecureChannelFromFd(server_.get(), connection.release());
+    }));
+    return {};
+  }
+
+  void stop(std::chrono::milliseconds grace) override {
+    listener_.reset();
+    manager_.shut_down(grace);
+    events_.close();
+    if (server_) {
+      server_->Shutdown(std::chrono::system_clock::now() + kDrainCalls);
+      server_->Wait();
+      server_.reset();
+    }
+  }
+
+ private:
+  // Each uses those before it.
+  const std::unique_ptr<StateDir> state_dir_;
+  HostChecker checker_;
+  EventLog events_;
+  const std::unique_ptr<Reactor> reactor_;
+  const VmEnvironment environment_;
+  VmManager manager_;
+  VmServiceImpl vm_service_;
+  ExecServiceImpl exec_service_;
+  ConsoleServiceImpl console_service_;
+  EventServiceImpl event_service_;
+  SystemServiceImpl system_service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Listener> listener_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options) {
+  auto state_dir = TRY(StateDir::open(options.state_dir));
+  auto reactor = TRY(Reactor::create());
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  auto server = std::make_unique<ServerImpl>(options, std::move(state_dir), std::move(reactor));
+  TRY(server->serve(options.socket_path));
+  return server;
+}
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The whole daemon behind one object, so that main() includes no gRPC: it serves from create() to stop().
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+
+namespace mayfly::daemon {
+
+struct ServerOptions {
+  // An absolute path, without "unix:".
+  std::string socket_path;
+  std::string state_dir;
+  std::string vmm_path;
+  // Empty: VMs without the agent only.
+  std::string agent_initrd;
+  std::string kvm_device;
+};
+
+class Server {
+ public:
+  static Result<std::unique_ptr<Server>> create(const ServerOptions& options);
+  /// Stops, if that was not done.
+  virtual ~Server() = default;
+
+  /// Ends the VMs, the calls, and removes what was made on the host.
+  virtual void stop(std::chrono::milliseconds grace) = 0;
+};
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A stand-in for mayfly-vmm: a real process on the real control protocol with no machine behind it. Its guest's
+// agent runs commands on this host. Words on the kernel command line make it misbehave:
+//
+//   fake.refuse           Configure is answered with INVALID_ARGUMENT KERNEL_FORMAT
+//   fake.crash_configure  aborts instead of answering Configure        fake.crash   the same once started
+//   fake.hang_configure   never answers Configure                      fake.hang_stop  never answers Stop
+//   fake.garbage          answers Configure with bytes that are no message
+//   fake.exit=N           ends once started, reporting reason N        fake.status=N  ends without a report
+//   fake.no_hello         the agent never reports                      fake.bad_agent  it sends an endless frame
+//   fake.guest_failure    the agent reports that its root is broken
+//   fake.ignore_shutdown  the agent does not power off
+//   fake.print=N          prints N bytes of numbered lines             fake.stderr  20 KiB on standard error
+//   fake.flood_agent      the agent says Hello for ever
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "proto/agent.pb.h"
+#include "proto/control.pb.h"
+
+#include "base/clock.h"
+#include "base/console_ring.h"
+#include "base/fd.h"
+
+namespace mayfly {
+namespace {
+
+constexpr size_t kMaxPacket = 64 * 1024;
+
+template <typename Message>
+bool send_frame(FdRef fd, const Message& message) {
+  const std::string payload = message.SerializeAsString();
+  std::string bytes;
+  for (unsigned shift = 0; shift < 32; shift += 8) {
+    bytes.push_back(static_cast<char>(payload.size() >> shift));
+  }
+  bytes += payload;
+  return write_all(fd, std::as_bytes(std::span(bytes))).has_value();
+}
+
+bool read_exact(FdRef fd, char* out, size_t size) {
+  while (size > 0) {
+    const ssize_t got = ::read(fd.number(), out, size);
+    if (got <= 0) return false;
+    out += got;
+    size -= static_cast<size_t>(got);
+  }
+  return true;
+}
+
+template <typename Message>
+bool read_frame(FdRef fd, Message& message) {
+  unsigned char header[4];
+  if (!read_exact(fd, reinterpret_cast<char*>(header), 4)) return false;
+  const uint32_t size = header[0] | header[1] << 8 | header[2] << 16 | static_cast<uint32_t>(header[3]) << 24;
+  std::string payload(size, 0);
+  return read_exact(fd, payload.data(), size) && message.ParseFromString(payload);
+}
+
+/// Runs one command for the daemon, on this host.
+class Command {
+ public:
+  explicit Command(Fd stream) : stream_(std::move(stream)) {}
+
+  void run() {
+    agent::ExecInput input;
+    if (!read_frame(stream_.ref(), input) || !input.has_start()) return;
+    auto in = Fd::pipe();
+    auto out = Fd::pipe();
+    auto err = Fd::pipe();
+    const int error = spawn(input.start(), in->first, out->second, err->second);
+    in->first.reset();
+    out->second.reset();
+    err->second.reset();
+    agent::ExecOutput message;
+    if (error != 0) {
+      message.mutable_failed()->set_guest_errno(static_cast<uint32_t>(error));
+      message.mutable_failed()->set_message(input.start().argv(0) + ": " + std::strerror(error));
+      send_frame(stream_.ref(), message);
+      return;
+    }
+    message.mutable_started()->set_pid(static_cast<uint32_t>(pid_));
+    send_frame(stream_.ref(), message);
+    std::thread feeder([this, fd = std::move(in->second)]() mutable { feed(std::move(fd)); });
+    pump(out->first, err->first);
+    int status = 0;
+    ::waitpid(pid_, &status, 0);
+    message.Clear();
+    message.mutable_exited()->set_exit_code(
+        static_cast<uint32_t>(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status)));
+    message.mutable_exited()->set_signal(WIFSIGNALED(status) ? static_cast<uint32_t>(WTERMSIG(status)) : 0);
+    send_frame(stream_.ref(), message);
+    ::shutdown(stream_.number(), SHUT_RDWR);
+    feeder.join();
+  }
+
+ private:
+  int spawn(const agent::ExecInput::Start& start, const Fd& in, const Fd& out, const Fd& err) {
+    std::vector<char*> argv;
+    for (const std::string& arg : start.argv()) argv.push_back(const_cast<char*>(arg.c_str()));
+    argv.push_back(nullptr);
+    std::vector<char*> env = {const_cast<char*>("PATH=/usr/sbin:/usr/bin:/sbin:/bin")};
+    for (const std::string& entry : start.env()) env.push_back(const_cast<char*>(entry.c_str()));
+    env.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, in.number(), 0);
+    posix_spawn_file_actions_adddup2(&actions, out.number(), 1);
+    posix_spawn_file_actions_adddup2(&actions, err.number(), 2);
+    if (!start.working_directory().empty()) {
+      posix_spawn_file_actions_addchdir_np(&actions, start.working_directory().c_str());
+    }
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setpgroup(&attributes, 0);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    return ::posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), env.data());
+  }
+
+  void feed(Fd command_input) {
+    agent::ExecInput input;
+    while (read_frame(stream_.ref(), input)) {
+      if (input.has_stdin() && command_input.valid()) {
+        (void)write_all(command_input.ref(), std::as_bytes(std::span(input.stdin())));
+      }
+      if (input.has_stdin_end()) command_input.reset();
+      if (input.has_signal()) ::kill(-pid_, static_cast<int>(input.signal()));
+    }
+    if (command_input.valid()) ::kill(-pid_, SIGKILL);  // The host has gone.
+  }
+
+  void pump(const Fd& out, const Fd& err) {
+    pollfd entries[] = {{out.number(), POLLIN, 0}, {err.number(), POLLIN, 0}};
+    while (entries[0].fd >= 0 || entries[1].fd >= 0) {
+      ::poll(entries, 2, -1);
+      for (int i = 0; i < 2; ++i) {
+        if (entries[i].fd < 0 || entries[i].revents == 0) continue;
+        char buffer[16384];
+        const ssize_t size = ::read(entries[i].fd, buffer, sizeof(buffer));
+        if (size <= 0) {
+          entries[i].fd = -1;
+          continue;
+        }
+        agent::ExecOutput message;
+        (i == 0 ? message.mutable_stdout() : message.mutable_stderr())
+            ->assign(buffer, static_cast<size_t>(size));
+        send_frame(stream_.ref(), message);
+      }
+    }
+  }
+
+  Fd stream_;
+  pid_t pid_ = 0;
+};
+
+class FakeMonitor {
+ public:
+  explicit FakeMonitor(Fd connection) : connection_(std::move(connection)) {}
+
+  void run() {
+    for (;;) {
+      std::vector<Fd> fds;
+      control::Request request;
+      if (!receive(request, fds)) finish(control::EXIT_REASON_HOST_STOP, "the daemon has gone");
+      handle(request, fds);
+    }
+  }
+
+ private:
+  bool has(const std::string& word) const { return value(word).has_value(); }
+  std::optional<std::string> value(const std::string& name) const {
+    std::istringstream words(configure_.cmdline());
+    for (std::string word; words >> word;) {
+      if (word == name) return "";
+      if (word.starts_with(name + "=")) return word.substr(name.size() + 1);
+    }
+    return std::nullopt;
+  }
+  int number(const std::string& name) const { return std::atoi(value(name).value_or("0").c_str()); }
+
+  bool receive(control::Request& request, std::vector<Fd>& fds) {
+    std::vector<char> buffer(kMaxPacket);
+    alignas(cmsghdr) char control[CMSG_SPACE(64 * sizeof(int))];
+    iovec part = {buffer.data(), buffer.size()};
+    msghdr message = {};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    const ssize_t size = ::recvmsg(connection_.number(), &message, MSG_CMSG_CLOEXEC);
+    if (size <= 0) return false;
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+      const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      for (size_t i = 0; i < count; ++i) {
+        int fd;
+        std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+        fds.emplace_back(fd);
+      }
+    }
+    return request.ParseFromArray(buffer.data(), static_cast<int>(size));
+  }
+
+  void send(const control::Reply& reply) {
+    const std::string bytes = reply.SerializeAsString();
+    ::send(connection_.number(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
+
+  void handle(control::Request& request, std::vector<Fd>& fds) {
+    control::Reply reply;
+    reply.set_id(request.id());
+    if (request.has_configure()) {
+      configure(request.configure(), fds, reply);
+    } else if (request.has_vsock_connect()) {
+      std::thread([stream = std::move(fds.at(request.vsock_connect().fd()))]() mutable {
+        Command(std::move(stream)).run();
+      }).detach();
+    } else if (request.has_stop()) {
+      if (has("fake.hang_stop")) return;
+      send(reply);
+      finish(control::EXIT_REASON_HOST_STOP, "");
+    }
+    send(reply);
+    if (request.has_start() || (request.has_configure() && configure_.start())) start();
+  }
+
+  void configure(const control::Configure& configure, std::vector<Fd>& fds, control::Reply& reply) {
+    configure_ = configure;
+    fds_ = std::move(fds);
+    if (has("fake.crash_configure")) std::abort();
+    if (has("fake.hang_configure")) ::pause();
+    if (has("fake.garbage")) {
+      ::send(connection_.number(), "\xff\xff\xff", 3, MSG_NOSIGNAL);
+      ::pause();
+    }
+    if (has("fake.refuse")) {
+      reply.mutable_status()->set_code(3);
+      reply.mutable_status()->set_reason("KERNEL_FORMAT");
+      reply.mutable_status()->set_message("kernel: neither an ELF vmlinux nor a bzImage");
+      send(reply);
+      finish(control::EXIT_REASON_MONITOR_ERROR, "configure refused", 1);
+    }
+    ring_.emplace(std::move(
+        *ConsoleRingWriter::create(fds_.at(configure.console().ring_fd()).ref(),
+                                   fds_.at(configure.console().output_event_fd()).ref())));
+    control::Phases& phases = *reply.mutable_phases();
+    const uint64_t now_ns = monotonic_ns();
+    phases.set_main_ns(now_ns);
+    phases.set_received_ns(now_ns);
+    phases.set_memory_ns(now_ns);
+    phases.set_vm_ns(now_ns);
+    phases.set_kernel_ns(now_ns);
+    phases.set_devices_ns(now_ns);
+    phases.set_vcpus_ns(now_ns);
+    std::thread([this] { echo_input(); }).detach();
+  }
+
+  void print(const std::string& text) { ring_->append(std::as_bytes(std::span(text))); }
+
+  void start() {
+    if (has("fake.stderr")) {
+      for (int i = 0; i < 20 * 64; ++i) ::write(2, "a line of 16 by\n", 16);
+    }
+    print("fake guest: " + configure_.cmdline() + "\n");
+    for (int printed = 0, i = 0; printed < number("fake.print"); ++i) {
+      char line[33];
+      printed += std::snprintf(line, sizeof(line), "line %010d ................\n", i);
+      print(line);
+    }
+    if (has("fake.crash")) std::abort();
+    if (has("fake.status")) ::_exit(number("fake.status"));
+    if (has("fake.exit")) finish(static_cast<control::ExitReason>(number("fake.exit")), "as told");
+    if (configure_.has_vsock() && configure_.vsock().host_ports_size() > 0) {
+      std::thread([this] { play_agent(fds_.at(configure_.vsock().host_ports(0).fd()).ref()); }).detach();
+    }
+  }
+
+  void play_agent(FdRef port) {
+    if (has("fake.no_hello")) return;
+    if (has("fake.bad_agent")) {
+      (void)write_all(port, std::as_bytes(std::span("\xff\xff\xff\xff")));
+      return;
+    }
+    agent::AgentToHost message;
+    message.mutable_hello()->set_protocol_version(1);
+    message.mutable_hello()->set_agent_version("fake");
+    message.mutable_hello()->set_kernel_release("0.0.0-fake");
+    message.mutable_hello()->set_cpu_count(configure_.vcpu_count());
+    message.mutable_hello()->set_init_us(1000);
+    message.mutable_hello()->set_ready_us(2000);
+    if (has("fake.guest_failure")) message.mutable_hello()->set_failure("no root: /dev/vda holds no ext4");
+    while (send_frame(port, message) && has("fake.flood_agent")) {
+    }
+    agent::HostToAgent from_host;
+    while (read_frame(port, from_host)) {
+      if (from_host.has_shutdown() && !has("fake.ignore_shutdown")) {
+        finish(control::EXIT_REASON_GUEST_POWEROFF, "");
+      }
+    }
+  }
+
+  void echo_input() {
+    const FdRef input = fds_.at(configure_.console().input_fd()).ref();
+    char buffer[4096];
+    for (;;) {
+      const ssize_t size = ::read(input.number(), buffer, sizeof(buffer));
+      if (size <= 0) return;
+      print("you said: " + std::string(buffer, static_cast<size_t>(size)));
+    }
+  }
+
+  [[noreturn]] void finish(control::ExitReason reason, const std::string& detail, int status = 0) {
+    static std::atomic<bool> finishing = false;
+    if (finishing.exchange(true)) {
+      for (;;) ::pause();  // Another thread does it.
+    }
+    if (configure_.exit_report_fd() < fds_.size()) {
+      control::ExitReport report;
+      report.set_reason(reason);
+      report.set_detail(detail);
+      report.mutable_stats()->set_console_bytes(ring_ ? ring_->written() : 0);
+      report.set_ended_ns(monotonic_ns());
+      const std::string bytes = report.SerializeAsString();
+      (void)write_all(fds_[configure_.exit_report_fd()].ref(), std::as_bytes(std::span(bytes)));
+    }
+    ::_exit(status);
+  }
+
+  Fd connection_;
+  control::Configure configure_;
+  std::vector<Fd> fds_;
+  std::optional<ConsoleRingWriter> ring_;
+};
+
+}  // namespace
+}  // namespace mayfly
+
+int main(int argc, char** argv) {
+  if (argc != 2 || std::strcmp(argv[1], "--control-fd=3") != 0) return 2;
+  std::signal(SIGPIPE, SIG_IGN);
+  mayfly::Fd listener(3);
+  ::fcntl(3, F_SETFD, FD_CLOEXEC);
+  mayfly::Fd connection(::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection.valid()) return 3;
+  mayfly::FakeMonitor(std::move(connection)).run();
+}
