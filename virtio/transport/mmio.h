@@ -92,7 +92,7 @@ class MmioTransport final : public DeviceHost {
  private:
   /// The register map and what its rows call, in mmio_registers.cc.
   struct Register;
-  struct Handlers;
+  struct H;
   static const Register kRegisters[];
   static const Register* find_register(uint64_t offset);
   uint32_t read_register(uint64_t offset);
