@@ -52,7 +52,8 @@ def mayfly_cc_binary(name, exceptions = False, static = False, copts = [], linko
     if static:
         linkopts = linkopts + select({
             "//build:sanitizer": [],
-            "//conditions:default": ["-static-pie"],
+            # Bazel asks for gold, which does not know static-PIE.
+            "//conditions:default": ["-static-pie", "-fuse-ld=bfd", "-s"],
         })
     native.cc_binary(
         name = name,

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/machine/device_set.h"
+
+#include <mutex>
+#include <utility>
+
+#include "virtio/blk/uring_backend.h"
+#include "virtio/rng/rng.h"
+#include "vmm/boot/layout.h"
+
+namespace mayfly {
+
+Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const Parts& parts) {
+  std::unique_ptr<DeviceSet> set(new DeviceSet(parts));
+  TRY(set->add_console());
+  if (parts.config.has_rng) {
+    TRY(set->add(
+        std::make_unique<virtio::rng::Rng>(std::make_unique<virtio::rng::KernelEntropy>())));
+  }
+  TRY(set->add_vsock());
+  TRY(set->add_disks());
+  return set;
+}
+
+Result<> DeviceSet::add(std::unique_ptr<virtio::Device> device) {
+  // Every count in a config has its own, smaller limit.
+  CHECK(slots_.size() < boot::kMaxVirtioDevices);
+  slots_.push_back(TRY(VirtioSlot::create(
+      {
+          .index = count(),
+          .memory = parts_.memory,
+          .loop = parts_.loop,
+          .vm = parts_.vm,
+          .ioapic = parts_.ioapic,
+          .ending = parts_.ending,
+      },
+      std::move(device))));
+  return {};
+}
+
+Result<> DeviceSet::add_console() {
+  return {};
+}
+
+Result<> DeviceSet::add_vsock() {
+  if (!parts_.config.vsock) return {};
+  VsockConfig& config = *parts_.config.vsock;
+  auto vsock = TRY(virtio::vsock::Vsock::create(parts_.loop, config.guest_cid));
+  for (VsockHostPort& port : config.host_ports) {
+    TRY(vsock->add_host_port(port.port, std::move(port.stream)));
+  }
+  vsock_ = vsock.get();
+  return add(std::move(vsock));
+}
+
+Result<> DeviceSet::add_disks() {
+  size_t index = 0;
+  for (DiskConfig& disk : parts_.config.disks) {
+    const auto access = disk.access == DiskAccess::kReadOnly ? virtio::blk::Access::kReadOnly
+                                                             : virtio::blk::Access::kReadWrite;
+    auto backend =
+        virtio::blk::UringBackend::create(parts_.loop, std::move(disk.file), access);
+    auto blk = backend ? virtio::blk::Blk::create(*std::move(backend), disk.serial)
+                       : std::unexpected(std::move(backend).error());
+    if (!blk) {
+      return std::unexpected(std::move(blk).error().with_context(format("disks[%zu]", index)));
+    }
+    ++index;
+    disks_.push_back(blk->get());
+    TRY(add(*std::move(blk)));
+  }
+  return {};
+}
+
+void DeviceSet::add_to(Bus& mmio) {
+  uint64_t base = boot::kVirtioMmio.value;
+  for (const auto& slot : slots_) {
+    mmio.add(base, boot::kVirtioMmioStride, *slot);
+    base += boot::kVirtioMmioStride;
+  }
+}
+
+void DeviceSet::freeze() {
+  const std::lock_guard held(parts_.loop.lock());
+  for (const auto& slot : slots_) slot->transport().freeze();
+}
+
+void DeviceSet::thaw() {
+  const std::lock_guard held(parts_.loop.lock());
+  for (const auto& slot : slots_) slot->transport().thaw();
+}
+
+void DeviceSet::serve_all() {
+  const std::lock_guard held(parts_.loop.lock());
+  for (const auto& slot : slots_) slot->serve_all();
+}
+
+bool DeviceSet::idle() {
+  const std::lock_guard held(parts_.loop.lock());
+  for (const auto& slot : slots_) {
+    if (!slot->device().idle()) return false;
+  }
+  return true;
+}
+
+Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {
+  if (vsock_ == nullptr) {
+    return fail({Code::kFailedPrecondition, "NO_VSOCK"}, "vsock_connect: the VM has no vsock device");
+  }
+  const std::lock_guard held(parts_.loop.lock());
+  return vsock_->connect(port, std::move(stream));
+}
+
+MachineStats DeviceSet::stats() const {
+  const std::lock_guard held(parts_.loop.lock());
+  MachineStats stats;
+  for (const virtio::blk::Blk* disk : disks_) {
+    const virtio::blk::Counters& counters = disk->counters();
+    stats.disk_reads += counters.reads;
+    stats.disk_read_bytes += counters.read_bytes;
+    stats.disk_writes += counters.writes;
+    stats.disk_written_bytes += counters.written_bytes;
+    stats.disk_flushes += counters.flushes;
+    stats.disk_errors += counters.errors;
+  }
+  if (vsock_ != nullptr) {
+    stats.vsock_rx_bytes = vsock_->counters().rx_bytes;
+    stats.vsock_tx_bytes = vsock_->counters().tx_bytes;
+  }
+  stats.console_bytes = parts_.console_ring.written();
+  return stats;
+}
+
+}  // namespace mayfly

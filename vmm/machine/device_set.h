@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The virtio devices a config asks for, in their slots: console, entropy, vsock, then the disks. The
+// order is the guest's: slot n is the n-th device in the DSDT, and disks come last so that their number
+// moves nothing else.
+//
+// Threads: the loop thread, outside the loop's dispatch; each call takes the device lock itself, but
+// create(), which wants it held.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/console_ring.h"
+#include "base/error.h"
+#include "base/event/loop.h"
+#include "base/memory/guest_memory.h"
+#include "virtio/blk/blk.h"
+//TMP#include "virtio/console/console.h"
+#include "virtio/vsock/vsock.h"
+#include "vmm/bus/bus.h"
+#include "vmm/kvm/kvm_sys.h"
+#include "vmm/machine/config.h"
+#include "vmm/machine/ioapic.h"
+#include "vmm/machine/virtio_slot.h"
+
+namespace mayfly {
+
+class DeviceSet {
+ public:
+  /// All of it outlives the set. Files of disks, streams of vsock and the console's input are taken
+  /// out of `config`.
+  struct Parts {
+    MachineConfig& config;
+    const GuestMemory& memory;
+    Loop& loop;
+    kvm::Vm& vm;
+    Ioapic& ioapic;
+    ConsoleRingWriter& console_ring;
+    const std::atomic<bool>& ending;
+  };
+
+  static Result<std::unique_ptr<DeviceSet>> create(const Parts& parts);
+
+  uint32_t count() const { return static_cast<uint32_t>(slots_.size()); }
+  void add_to(Bus& mmio);
+
+  void freeze();
+  void thaw();
+  void serve_all();
+  bool idle();
+
+  Result<> connect_vsock(uint32_t port, Fd stream);
+
+  /// The devices' counters.
+  MachineStats stats() const;
+
+ private:
+  explicit DeviceSet(const Parts& parts) : parts_(parts) {}
+  Result<> add(std::unique_ptr<virtio::Device> device);
+  Result<> add_console();
+  Result<> add_vsock();
+  Result<> add_disks();
+
+  Parts parts_;
+  std::vector<std::unique_ptr<VirtioSlot>> slots_;
+  // Owned by their slots.
+//TMP  virtio::console::Console* console_ = nullptr;
+  virtio::vsock::Vsock* vsock_ = nullptr;
+  std::vector<const virtio::blk::Blk*> disks_;
+};
+
+}  // namespace mayfly

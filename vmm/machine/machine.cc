@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/machine/machine.h"
+
+#include <cstring>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "vmm/boot/acpi.h"
+#include "vmm/boot/cpu_start_x86.h"
+#include "vmm/boot/kernel.h"
+#include "vmm/boot/layout.h"
+#include "vmm/kvm/cpuid_x86.h"
+
+namespace mayfly {
+
+Machine::Machine(Loop& loop, MachineConfig config, Phases phases)
+    : loop_(loop), config_(std::move(config)), phases_(phases), exits_(config_.vcpu_count) {}
+
+// vCPU threads call into the devices and buses: they go first.
+Machine::~Machine() { vcpus_.reset(); }
+
+Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, MachineConfig config, Phases phases) {
+  std::unique_ptr<Machine> machine(new Machine(loop, std::move(config), phases));
+  TRY(machine->build());
+  return machine;
+}
+
+Result<> Machine::build() {
+  memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes)));
+  phases_.memory_ns = monotonic_ns();
+  const kvm::Kvm kvm = TRY(kvm::Kvm::create(config_.kvm.ref()));
+  vm_.emplace(TRY(kvm.create_vm()));
+  TRY(build_vm());
+  phases_.vm_ns = monotonic_ns();
+
+  console_ring_.emplace(TRY(
+      ConsoleRingWriter::create(config_.console.ring.ref(), config_.console.output_event.ref())));
+  {
+    const std::lock_guard held(loop_.lock());
+    devices_ = TRY(DeviceSet::create({
+        .config = config_,
+        .memory = *memory_,
+        .loop = loop_,
+        .vm = *vm_,
+        .ioapic = ioapic_,
+        .console_ring = *console_ring_,
+        .ending = ending_,
+    }));
+  }
+  devices_->add_to(mmio_);
+  mmio_.add(boot::kIoapic.value, boot::kIoapicSize, ioapic_);
+  power_ports_.add_to(ports_);
+  if (config_.has_debug_serial) {
+    ports_.add(boot::kSerialPort, DebugSerial::kPortCount, debug_serial_);
+  }
+  phases_.devices_ns = monotonic_ns();
+  return build_vcpus(kvm);
+}
+
+// The order is the floor's: RAM before the interrupt controller, and never again (docs/boot.md).
+Result<> Machine::build_vm() {
+  TRY(vm_->set_memory(*memory_));
+  return vm_->enable_split_irqchip();
+}
+
+Result<> Machine::build_vcpus(const kvm::Kvm& kvm) {
+  std::vector<FdRef> initrds;
+  for (const Fd& initrd : config_.initrds) initrds.push_back(initrd.ref());
+  const boot::Entry entry = TRY(boot::load_kernel(*memory_, {
+                                                                .kernel = config_.kernel.ref(),
+                                                                .initrds = initrds,
+                                                                .command_line = config_.command_line,
+                                                            }));
+  TRY(boot::load_acpi_tables(*memory_, {.vcpu_count = config_.vcpu_count,
+                                        .virtio_device_count = devices_->count()}));
+  phases_.kernel_ns = monotonic_ns();
+
+  const kvm::CpuidTable supported = TRY(kvm.supported_cpuid());
+  std::vector<kvm::Vcpu> vcpus;
+  vcpus.reserve(config_.vcpu_count);
+  for (uint32_t index = 0; index < config_.vcpu_count; ++index) {
+    vcpus.push_back(TRY(kvm::Vcpu::create(kvm, TRY(vm_->create_vcpu(index)), index)));
+    TRY(vcpus.back().set_cpuid(kvm::cpuid_for(supported, index, config_.vcpu_count)));
+  }
+  TRY(boot::set_entry_state(*memory_, vcpus[0], entry));
+  vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this));
+  phases_.vcpus_ns = monotonic_ns();
+  // What was loaded is in guest RAM; the files need not stay open.
+  config_.kernel.reset();
+  config_.initrds.clear();
+  return {};
+}
+
+Result<> Machine::expect(State state, const char* what) const {
+  static constexpr const char* kNames[] = {"built", "running", "paused"};
+  if (ended()) {
+    return fail({Code::kFailedPrecondition, "VM_ENDED"}, "%s: the VM has ended", what);
+  }
+  if (state_ == state) return {};
+  return fail({Code::kFailedPrecondition, "VM_STATE"}, "%s: the VM is %s, not %s", what,
+              kNames[static_cast<size_t>(state_)], kNames[static_cast<size_t>(state)]);
+}
+
+Result<> Machine::start() {
+  TRY(expect(State::kBuilt, "start"));
+  state_ = State::kRunning;
+  vcpus_->run();
+  return {};
+}
+
+Result<> Machine::park_vcpus() {
+  vcpus_->request_park();
+  while (!vcpus_->parked()) TRY(loop_.run_once());
+  return {};
+}
+
+Result<> Machine::drain_devices() {
+  while (!devices_->idle()) TRY(loop_.run_once());
+  return {};
+}
+
+Result<> Machine::pause() {
+  TRY(expect(State::kRunning, "pause"));
+  TRY(park_vcpus());
+  devices_->freeze();
+  TRY(drain_devices());
+  state_ = State::kPaused;
+  return {};
+}
+
+Result<> Machine::resume() {
+  TRY(expect(State::kPaused, "resume"));
+  devices_->thaw();
+  state_ = State::kRunning;
+  vcpus_->run();
+  return {};
+}
+
+Result<> Machine::connect_vsock(uint32_t port, Fd stream) {
+  if (ended()) return fail({Code::kFailedPrecondition, "VM_ENDED"}, "vsock_connect: the VM has ended");
+  return devices_->connect_vsock(port, std::move(stream));
+}
+
+void Machine::end(ExitReason reason, std::string detail) {
+  {
+    const std::lock_guard held(end_lock_);
+    if (!end_) end_ = End{reason, std::move(detail), monotonic_ns()};
+  }
+  ending_.store(true, std::memory_order_release);
+  loop_.wake();
+}
+
+Machine::End Machine::finish() {
+  CHECK(ended());
+  Result<> rest = park_vcpus();
+  if (rest) {
+    devices_->serve_all();
+    rest = drain_devices();
+  }
+  if (!rest) log(LogLevel::kError, "finish: %s", rest.error().describe().c_str());
+  const std::lock_guard held(end_lock_);
+  return *end_;
+}
+
+Phases Machine::phases() const {
+  Phases phases = phases_;
+  phases.running_ns = running_ns_.load(std::memory_order_acquire);
+  return phases;
+}
+
+MachineStats Machine::stats() const {
+  MachineStats stats = devices_->stats();
+  for (const ExitCounts& counts : exits_) {
+    stats.exits_io += counts.io.load(std::memory_order_relaxed);
+    stats.exits_mmio += counts.mmio.load(std::memory_order_relaxed);
+    stats.exits_halt += counts.halt.load(std::memory_order_relaxed);
+    stats.exits_other += counts.other.load(std::memory_order_relaxed);
+  }
+  stats.interrupts = ioapic_.sent();
+  return stats;
+}
+
+void Machine::on_parked() { loop_.wake(); }
+
+void Machine::on_first_run() { running_ns_.store(monotonic_ns(), std::memory_order_release); }
+
+void Machine::signal_msi(uint64_t address, uint32_t data) { vm_->signal_msi(address, data); }
+
+void Machine::append(std::span<const std::byte> bytes) {
+  const std::lock_guard held(loop_.lock());
+  console_ring_->append(bytes);
+}
+
+bool Machine::on_exit(uint32_t index, const kvm::Exit& exit) {
+  ExitCounts& counts = exits_[index];
+  const auto count = [](std::atomic<uint64_t>& counter) {
+    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  };
+  switch (exit.kind) {
+    case kvm::ExitKind::kIo:
+      count(counts.io);
+      // A string instruction's accesses all go to one port, one after the other.
+      for (size_t at = 0; at + exit.width <= exit.data.size() && exit.width != 0; at += exit.width) {
+        const auto data = exit.data.subspan(at, exit.width);
+        exit.write ? ports_.write(exit.port, data) : ports_.read(exit.port, data);
+      }
+      break;
+    case kvm::ExitKind::kMmio:
+      count(counts.mmio);
+      exit.write ? mmio_.write(exit.address.value, exit.data)
+                 : mmio_.read(exit.address.value, exit.data);
+      break;
+    case kvm::ExitKind::kHalt:
+      count(counts.halt);
+      break;
+    case kvm::ExitKind::kInterrupted:
+    case kvm::ExitKind::kIoapicEoi:
+      count(counts.other);
+      break;
+    case kvm::ExitKind::kShutdown:
+      end(ExitReason::kTripleFault, format("vCPU %u: triple fault", index));
+      break;
+    case kvm::ExitKind::kSystemEvent:
+      on_system_event(exit.detail);
+      break;
+    case kvm::ExitKind::kError:
+      on_kvm_error(index, exit);
+      break;
+  }
+  return !ended();
+}
+
+void Machine::on_system_event(uint32_t type) {
+  switch (type) {
+    case KVM_SYSTEM_EVENT_SHUTDOWN:
+      return end(ExitReason::kGuestPoweroff, "the guest asked KVM to shut down");
+    case KVM_SYSTEM_EVENT_RESET:
+      return end(ExitReason::kGuestReboot, "the guest asked KVM to reset");
+    case KVM_SYSTEM_EVENT_CRASH:
+      return end(ExitReason::kGuestPanic, "the guest reported a crash to KVM");
+    default:
+      return end(ExitReason::kKvmError, format("unknown KVM system event %u", type));
+  }
+}
+
+void Machine::on_kvm_error(uint32_t index, const kvm::Exit& exit) {
+  end(ExitReason::kKvmError,
+      format("vCPU %u: KVM_RUN ended with %u, hardware reason or suberror 0x%llx", index, exit.detail,
+             static_cast<unsigned long long>(exit.hardware_reason)));
+}
+
+}  // namespace mayfly

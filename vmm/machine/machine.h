@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One virtual machine: RAM, KVM, kernel, devices and vCPUs, from being built to its end.
+//
+//   kBuilt --start()--> kRunning <--pause()/resume()--> kPaused
+//   and from each of them the end: the guest's own, a KVM error, or end(kHostStop).
+//
+// Threads: everything belongs to the loop thread, called outside the loop's dispatch, but end(), which any
+// thread may call. pause() and finish() run the loop while they wait.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/console_ring.h"
+#include "base/error.h"
+#include "base/event/loop.h"
+#include "base/memory/guest_memory.h"
+#include "vmm/bus/bus.h"
+#include "vmm/kvm/kvm_sys.h"
+#include "vmm/kvm/vcpu_sys.h"
+#include "vmm/machine/config.h"
+#include "vmm/machine/debug_serial.h"
+#include "vmm/machine/device_set.h"
+#include "vmm/machine/exit_reason.h"
+#include "vmm/machine/ioapic.h"
+#include "vmm/machine/power_ports.h"
+#include "vmm/machine/vcpu_group.h"
+
+namespace mayfly {
+
+class Machine final : public EndListener,
+                      private ExitHandler,
+                      private Ioapic::MessageSink,
+                      private DebugSerial::Sink {
+ public:
+  enum class State : uint8_t { kBuilt, kRunning, kPaused };
+
+  struct End {
+    ExitReason reason;
+    std::string detail;
+    uint64_t at_ns;
+  };
+
+  /// Builds it from a validated config; nothing runs yet. `loop` outlives the machine. `phases` has the
+  /// times so far.
+  static Result<std::unique_ptr<Machine>> create(Loop& loop, MachineConfig config, Phases phases);
+  ~Machine();
+
+  Result<> start();
+  /// Guest code stands still and no device touches guest memory when it returns.
+  Result<> pause();
+  Result<> resume();
+  Result<> connect_vsock(uint32_t port, Fd stream);
+
+  /// Any thread: the machine has come to its end; the first reason counts. The loop wakes up.
+  void end(ExitReason reason, std::string detail) override;
+  bool ended() const { return ending_.load(std::memory_order_acquire); }
+  /// After ended(): stops the vCPUs, lets the devices finish what the guest had asked of them, and says
+  /// why it ended.
+  End finish();
+
+  Phases phases() const;
+  MachineStats stats() const;
+
+ private:
+  /// Each vCPU thread counts its own exits.
+  struct alignas(64) ExitCounts {
+    std::atomic<uint64_t> io = 0;
+    std::atomic<uint64_t> mmio = 0;
+    std::atomic<uint64_t> halt = 0;
+    std::atomic<uint64_t> other = 0;
+  };
+
+  Machine(Loop& loop, MachineConfig config, Phases phases);
+  Result<> build();
+  Result<> build_vm();
+  Result<> build_vcpus(const kvm::Kvm& kvm);
+  Result<> expect(State state, const char* what) const;
+  Result<> park_vcpus();
+  Result<> drain_devices();
+
+  bool on_exit(uint32_t index, const kvm::Exit& exit) override;
+  void on_parked() override;
+  void on_first_run() override;
+  void signal_msi(uint64_t address, uint32_t data) override;
+  void append(std::span<const std::byte> bytes) override;
+  void on_system_event(uint32_t type);
+  void on_kvm_error(uint32_t index, const kvm::Exit& exit);
+
+  Loop& loop_;
+  MachineConfig config_;
+  Phases phases_;
+  State state_ = State::kBuilt;
+  std::atomic<bool> ending_ = false;
+  std::mutex end_lock_;
+  std::optional<End> end_;  // guarded by end_lock_
+  std::atomic<uint64_t> running_ns_ = 0;
+
+  // Borrowers come after their owners.
+  std::optional<GuestMemory> memory_;
+  std::optional<kvm::Vm> vm_;
+  std::optional<ConsoleRingWriter> console_ring_;
+  Ioapic ioapic_{*this};
+  PowerPorts power_ports_{*this};
+  DebugSerial debug_serial_{*this};
+  std::unique_ptr<DeviceSet> devices_;
+  Bus ports_;
+  Bus mmio_;
+  std::vector<ExitCounts> exits_;
+  std::unique_ptr<VcpuGroup> vcpus_;
+};
+
+}  // namespace mayfly

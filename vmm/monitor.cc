@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/monitor.h"
+
+#include <span>
+#include <utility>
+#include <variant>
+
+#include "base/clock.h"
+
+namespace mayfly::vmm {
+namespace {
+
+// Every kick, disk and stream of a machine: queues of all slots, 8 disks, console input, the control
+// sockets, and a socket for each vsock connection.
+constexpr Loop::Limits kLoopLimits = {
+    .ring_entries = 256,
+    .files = 1152,
+    .clients = 64,
+};
+
+template <typename... Handlers>
+struct Overloaded : Handlers... {
+  using Handlers::operator()...;
+};
+
+Result<Answer> nothing(Result<> result) {
+  TRY(std::move(result));
+  return Answer(std::monostate());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Monitor>> Monitor::create(Fd control, uint64_t main_ns) {
+  std::unique_ptr<Monitor> monitor(new Monitor(main_ns));
+  // Made before there is work, so that its cost is not part of a start.
+  monitor->loop_ = TRY(Loop::create(kLoopLimits));
+  monitor->server_ = TRY(Server::create(*monitor->loop_, std::move(control)));
+  return monitor;
+}
+
+Result<> Monitor::run() {
+  while (!machine_ || !machine_->ended()) {
+    TRY(serve_requests());
+    if (machine_ && machine_->ended()) break;
+    TRY(loop_->run_once());
+  }
+  return report();
+}
+
+Result<> Monitor::serve_requests() {
+  while (std::optional<Request> request = server_->next()) {
+    const Result<Answer> result = answer(*request);
+    server_->reply(request->id, result);
+    if (!machine_ && std::holds_alternative<Configure>(request->call)) {
+      return std::unexpected(result.error());
+    }
+  }
+  if (!server_->take_disconnect() || !end_on_disconnect_) return {};
+  if (machine_) {
+    machine_->end(ExitReason::kHostStop, "the daemon closed the control connection");
+    return {};
+  }
+  return fail({Code::kCancelled, "NO_CONFIG"}, "the daemon went away before it sent a configuration");
+}
+
+Result<Machine*> Monitor::machine() {
+  if (machine_) return machine_.get();
+  return fail({Code::kFailedPrecondition, "NOT_CONFIGURED"}, "no machine has been configured");
+}
+
+Result<Answer> Monitor::answer(Request& request) {
+  return std::visit(
+      Overloaded{
+          [&](Configure& call) { return configure(std::move(call.machine)); },
+          [&](Start&) -> Result<Answer> { return nothing(TRY(machine())->start()); },
+          [&](Pause&) -> Result<Answer> { return nothing(TRY(machine())->pause()); },
+          [&](Resume&) -> Result<Answer> { return nothing(TRY(machine())->resume()); },
+          [&](Stop&) -> Result<Answer> {
+            TRY(machine())->end(ExitReason::kHostStop, "");
+            return Answer(std::monostate());
+          },
+          [&](VsockConnect& call) -> Result<Answer> {
+            return nothing(TRY(machine())->connect_vsock(call.port, std::move(call.stream)));
+          },
+          [&](GetStats&) -> Result<Answer> { return Answer(TRY(machine())->stats()); },
+      },
+      request.call);
+}
+
+Result<Answer> Monitor::configure(MachineConfig config) {
+  if (machine_) {
+    return fail({Code::kFailedPrecondition, "CONFIGURED"}, "a monitor is configured once");
+  }
+  Phases phases;
+  phases.main_ns = main_ns_;
+  phases.received_ns = monotonic_ns();
+  exit_report_ = std::move(config.exit_report);
+  end_on_disconnect_ = config.end_on_disconnect;
+  const StartMode start = config.start;
+  machine_ = TRY(Machine::create(*loop_, std::move(config), phases));
+  if (start == StartMode::kRunning) TRY(machine_->start());
+  return Answer(machine_->phases());
+}
+
+Result<> Monitor::report() {
+  Machine::End end = machine_->finish();
+  const std::string bytes = make_exit_report({
+      .reason = end.reason,
+      .detail = std::move(end.detail),
+      .stats = machine_->stats(),
+      .phases = machine_->phases(),
+      .ended_ns = end.at_ns,
+  });
+  return write_all(exit_report_.ref(), std::as_bytes(std::span(bytes)));
+}
+
+}  // namespace mayfly::vmm

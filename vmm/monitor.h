@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One mayfly-vmm process: waits for the daemon's Configure, runs the machine, answers requests, and
+// reports how it ended. Everything happens on the main thread, which is the loop thread.
+#pragma once
+
+#include <memory>
+
+#include "base/error.h"
+#include "base/event/loop.h"
+#include "base/fd.h"
+#include "vmm/control/request.h"
+#include "vmm/control/server.h"
+#include "vmm/machine/machine.h"
+
+namespace mayfly::vmm {
+
+class Monitor {
+ public:
+  /// `control` is a listening SOCK_SEQPACKET socket.
+  static Result<std::unique_ptr<Monitor>> create(Fd control, uint64_t main_ns);
+
+  /// Until the machine has ended and its report is written. An Error: there was no machine, or no
+  /// report could be written.
+  Result<> run();
+
+ private:
+  explicit Monitor(uint64_t main_ns) : main_ns_(main_ns) {}
+
+  Result<> serve_requests();
+  Result<Answer> answer(Request& request);
+  Result<Answer> configure(MachineConfig config);
+  Result<Machine*> machine();
+  Result<> report();
+
+  uint64_t main_ns_;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Server> server_;
+  Fd exit_report_;
+  bool end_on_disconnect_ = true;
+  std::unique_ptr<Machine> machine_;
+};
+
+}  // namespace mayfly::vmm
