@@ -109,6 +109,13 @@ void MmioTransport::start_device() {
   active_ = true;
   update_frozen();
   parts_.device.activate(*this, driver_features_, queues_);
+  // What the driver made available before DRIVER_OK, and what the host had for the guest by then,
+  // is found by the loop.
+  notify_all();
+}
+
+void MmioTransport::notify_all() {
+  for (const Fd& kick : kicks_) signal_event(kick.ref());
 }
 
 void MmioTransport::reset(Held& held) {
@@ -157,7 +164,7 @@ void MmioTransport::thaw() {
   frozen_ = false;
   update_frozen();
   if (!active_) return;
-  for (const Fd& kick : kicks_) signal_event(kick.ref());
+  notify_all();
   if (interrupt_status_.load() != 0) parts_.interrupt.raise();
 }
 

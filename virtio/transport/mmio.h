@@ -66,8 +66,8 @@ class MmioTransport final : public DeviceHost {
 
   uint16_t queue_count() const { return static_cast<uint16_t>(kicks_.size()); }
   /// An eventfd, owned here, that means: the driver notified queue `index`. QueueNotify signals it,
-  /// an ioeventfd may, and a queue that has left chains behind does. The machine has the loop watch
-  /// it and answers with process_kick().
+  /// an ioeventfd may, a queue that has left chains behind does, and activation does, once. The
+  /// machine has the loop watch it and answers with process_kick().
   FdRef kick_event(uint16_t index) const { return kicks_[index].ref(); }
   /// On the loop thread, under the lock. Spurious calls are harmless.
   void process_kick(uint16_t index);
@@ -107,6 +107,7 @@ class MmioTransport final : public DeviceHost {
   Result<> activate_queues();
   Result<> check(const MmioState& state) const;
   void start_device();
+  void notify_all();
   void reset(Held& held);
   void clear_registers();
   void update_frozen();

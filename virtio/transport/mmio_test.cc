@@ -45,6 +45,8 @@ struct Setup {
     guest.set_queue(1, driver1.queue_state());
     guest.driver_ok();
     REQUIRE_EQ(guest.status(), kRunning);
+    CHECK_EQ(kicks(0), 1);
+    CHECK_EQ(kicks(1), 1);
   }
   void kick(uint16_t index) {
     const std::lock_guard held(lock);
