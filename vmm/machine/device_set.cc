@@ -5,6 +5,9 @@
 #include <utility>
 
 #include "virtio/blk/uring_backend.h"
+#include "virtio/console/console.h"
+#include "virtio/console/loop_input.h"
+#include "virtio/console/ring_sink.h"
 #include "virtio/rng/rng.h"
 #include "vmm/boot/layout.h"
 
@@ -39,7 +42,13 @@ Result<> DeviceSet::add(std::unique_ptr<virtio::Device> device) {
 }
 
 Result<> DeviceSet::add_console() {
-  return {};
+  using namespace virtio::console;
+  std::unique_ptr<ConsoleInput> input;
+  if (parts_.config.console.input.valid()) {
+    input = TRY(LoopInput::create(parts_.loop, std::move(parts_.config.console.input)));
+  }
+  return add(std::make_unique<Console>(std::make_unique<RingSink>(parts_.console_ring),
+                                       std::move(input)));
 }
 
 Result<> DeviceSet::add_vsock() {

@@ -18,7 +18,6 @@
 #include "base/event/loop.h"
 #include "base/memory/guest_memory.h"
 #include "virtio/blk/blk.h"
-//TMP#include "virtio/console/console.h"
 #include "virtio/vsock/vsock.h"
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/kvm_sys.h"
@@ -67,7 +66,6 @@ class DeviceSet {
   Parts parts_;
   std::vector<std::unique_ptr<VirtioSlot>> slots_;
   // Owned by their slots.
-//TMP  virtio::console::Console* console_ = nullptr;
   virtio::vsock::Vsock* vsock_ = nullptr;
   std::vector<const virtio::blk::Blk*> disks_;
 };
