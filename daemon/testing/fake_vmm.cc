@@ -278,7 +278,7 @@ class FakeMonitor {
     }
     print("fake guest: " + configure_.cmdline() + "\n");
     for (int printed = 0, i = 0; printed < number("fake.print"); ++i) {
-      char line[33];
+      char line[64];
       printed += std::snprintf(line, sizeof(line), "line %010d ................\n", i);
       print(line);
     }

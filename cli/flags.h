@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the command line says; filled by main(), read by the commands.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mayfly::cli {
+
+struct GlobalFlags {
+  std::string socket;
+  bool json = false;
+  // Seconds; 0: none.
+  double timeout_s = 0;
+};
+
+struct VmFlags {
+  std::string kernel;
+  std::string rootfs;
+  bool read_only = false;
+  std::vector<std::string> disks;
+  std::vector<std::string> initrds;
+  std::optional<uint32_t> vcpus;
+  std::optional<uint64_t> memory_mib;
+  std::string cmdline;
+  bool replace_cmdline = false;
+  bool no_agent = false;
+  bool allow_slow_kvm = false;
+  bool debug_serial = false;
+};
+
+struct CommandFlags {
+  std::vector<std::string> argv;
+  std::vector<std::string> env;
+  std::string workdir;
+  bool terminal = false;
+  bool no_stdin = false;
+};
+
+struct RunFlags {
+  VmFlags vm;
+  CommandFlags command;
+  bool timing = false;
+  bool console = false;
+};
+
+struct CreateFlags {
+  std::string vm_id;
+  VmFlags vm;
+  bool start = false;
+  std::string request_id;
+};
+
+struct ConsoleFlags {
+  std::string vm_id;
+  uint64_t offset = 0;
+  bool follow = false;
+  bool attach = false;
+};
+
+struct WaitFlags {
+  std::string vm_id;
+  std::vector<std::string> states;
+  bool ready = false;
+};
+
+struct EventFlags {
+  std::string vm_id;
+  std::string resume_token;
+  bool from_oldest = false;
+};
+
+struct StopFlags {
+  std::string vm_id;
+  std::optional<double> grace_s;
+};
+
+struct RemoveFlags {
+  std::vector<std::string> vm_ids;
+  bool force = false;
+};
+
+}  // namespace mayfly::cli
