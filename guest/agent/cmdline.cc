@@ -32,7 +32,8 @@ bool next_word(std::string_view& rest, std::string& word) {
 
 Result<> set_root(BootOptions& options, std::string_view value) {
   const std::string_view name = value.substr(std::min(kDevices.size(), value.size()));
-  if (!value.starts_with(kDevices) || name.empty() || name.find('/') != name.npos || name[0] == '.') {
+  if (!value.starts_with(kDevices) || name.empty() || name.find('/') != name.npos ||
+      name[0] == '.') {
     return fail({Code::kInvalidArgument, "ROOT_DEVICE"},
                 "root=%.64s: only a device directly under /dev is understood, as /dev/vda",
                 std::string(value).c_str());
@@ -70,8 +71,8 @@ Result<> set_hostname(BootOptions& options, std::string_view value) {
 
 Result<> set_init(BootOptions& options, std::string_view value) {
   if (!value.starts_with('/')) {
-    return fail({Code::kInvalidArgument, "INIT_PATH"}, "mayfly.init=%.64s: must be an absolute path",
-                std::string(value).c_str());
+    return fail({Code::kInvalidArgument, "INIT_PATH"},
+                "mayfly.init=%.64s: must be an absolute path", std::string(value).c_str());
   }
   options.init = value;
   return {};
@@ -98,8 +99,8 @@ Result<> apply(BootOptions& options, std::string_view word) {
 
 Result<BootOptions> parse_cmdline(std::string_view line) {
   if (line.size() > kMaxCmdlineBytes) {
-    return fail({Code::kInvalidArgument, "CMDLINE_SIZE"}, "command line: %zu bytes, the limit is %zu",
-                line.size(), kMaxCmdlineBytes);
+    return fail({Code::kInvalidArgument, "CMDLINE_SIZE"},
+                "command line: %zu bytes, the limit is %zu", line.size(), kMaxCmdlineBytes);
   }
   if (line.find('\0') != line.npos) {
     return fail({Code::kInvalidArgument, "CMDLINE_NUL"}, "command line: contains a zero byte");

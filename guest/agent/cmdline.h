@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the kernel command line asks of the agent. The host writes the line; it is parsed once, by PID 1.
+// What the kernel command line asks of the agent. The host writes the line; it is parsed once, by
+// PID 1.
 #pragma once
 
 #include <cstddef>
@@ -26,13 +27,14 @@ struct BootOptions {
   bool root_writable = false;
   /// `mayfly.hostname=`; empty: the kernel's.
   std::string hostname;
-  /// `mayfly.init=`: a program that becomes PID 1 once the root is in place. Empty: the agent stays PID 1.
+  /// `mayfly.init=`: a program that becomes PID 1 once the root is in place. Empty: the agent stays
+  /// PID 1.
   std::string init;
 };
 
-/// Words are split as the kernel splits them: at white space outside double quotes; of a word given twice
-/// the last one counts; `--` ends the line. Unknown words are for others and ignored. Errors are
-/// kInvalidArgument and name the word.
+/// Words are split as the kernel splits them: at white space outside double quotes; of a word given
+/// twice the last one counts; `--` ends the line. Unknown words are for others and ignored. Errors
+/// are kInvalidArgument and name the word.
 Result<BootOptions> parse_cmdline(std::string_view line);
 
 }  // namespace mayfly::guest

@@ -29,7 +29,8 @@ TEST_CASE("the root and how to mount it are read from among the kernel's own wor
 }
 
 TEST_CASE("the last of two equal words counts") {
-  const auto options = parse_cmdline("rw root=/dev/vda ro root=/dev/vdb rootfstype=a rootfstype=b,c");
+  const auto options =
+      parse_cmdline("rw root=/dev/vda ro root=/dev/vdb rootfstype=a rootfstype=b,c");
   REQUIRE(options.has_value());
   CHECK_EQ(options->root, "/dev/vdb");
   CHECK_UNARY(!options->root_writable);
@@ -39,7 +40,8 @@ TEST_CASE("the last of two equal words counts") {
 }
 
 TEST_CASE("words in quotes keep their spaces, and nothing after -- is for us") {
-  const auto options = parse_cmdline("rootflags=\"a b\" dyndbg=\"root=/dev/x y\" -- root=/dev/vdc rw");
+  const auto options =
+      parse_cmdline("rootflags=\"a b\" dyndbg=\"root=/dev/x y\" -- root=/dev/vdc rw");
   REQUIRE(options.has_value());
   CHECK_EQ(options->root_flags, "a b");
   CHECK_UNARY(options->root.empty());

@@ -14,8 +14,8 @@
 namespace mayfly::guest {
 namespace {
 
-// The transport may still be coming up, so the first tries are close together; a host that does not want us
-// is not bothered more than twice a minute.
+// The transport may still be coming up, so the first tries are close together; a host that does not
+// want us is not bothered more than twice a minute.
 constexpr uint64_t kFirstRetryNs = 2'000'000;
 constexpr uint64_t kLastRetryNs = 30'000'000'000;
 // A connection that the host neither accepts nor refuses.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The agent's connection to the host: it says Hello and listens for Shutdown. It is made anew whenever it
-// breaks (the daemon restarted, the VM was restored), at growing intervals. One thread; never blocks.
+// The agent's connection to the host: it says Hello and listens for Shutdown. It is made anew
+// whenever it breaks (the daemon restarted, the VM was restored), at growing intervals. One thread;
+// never blocks.
 #pragma once
 
 #include <cstdint>

@@ -23,7 +23,8 @@ void add_message(SendQueue& queue, const Message& message) {
 // Proto strings must be UTF-8, and a path in an error text need not be.
 std::string printable(std::string_view text) {
   std::string out(text.substr(0, kMaxText));
-  std::ranges::replace_if(out, [](char c) { return c < ' ' || c > '~'; }, '?');
+  std::ranges::replace_if(
+      out, [](char c) { return c < ' ' || c > '~'; }, '?');
   return out;
 }
 
@@ -53,7 +54,8 @@ Result<ExecInput> start_of(agent::ExecInput_Start& message) {
     return fail({Code::kInvalidArgument, "ARGV_EMPTY"}, "argv: names no program");
   }
   for (std::string& argument : *message.mutable_argv()) {
-    if (has_nul(argument)) return fail({Code::kInvalidArgument, "ARGV_NUL"}, "argv: holds a zero byte");
+    if (has_nul(argument))
+      return fail({Code::kInvalidArgument, "ARGV_NUL"}, "argv: holds a zero byte");
     start.argv.push_back(std::move(argument));
   }
   for (std::string& entry : *message.mutable_env()) {
@@ -65,7 +67,8 @@ Result<ExecInput> start_of(agent::ExecInput_Start& message) {
     start.env.push_back(std::move(entry));
   }
   if (has_nul(message.working_directory())) {
-    return fail({Code::kInvalidArgument, "WORKING_DIRECTORY"}, "working_directory: holds a zero byte");
+    return fail({Code::kInvalidArgument, "WORKING_DIRECTORY"},
+                "working_directory: holds a zero byte");
   }
   start.working_directory = message.working_directory();
   start.terminal = message.terminal();
@@ -111,7 +114,8 @@ Result<ShutdownMode> parse_host_message(std::span<const std::byte> payload) {
     case agent::Shutdown::MODE_REBOOT:
       return ShutdownMode::kReboot;
     default:
-      return fail({Code::kInvalidArgument, "SHUTDOWN_MODE"}, "shutdown.mode: %d is neither POWEROFF nor REBOOT",
+      return fail({Code::kInvalidArgument, "SHUTDOWN_MODE"},
+                  "shutdown.mode: %d is neither POWEROFF nor REBOOT",
                   static_cast<int>(message.shutdown().mode()));
   }
 }

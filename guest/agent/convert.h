@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Between the bytes of proto/agent.proto and the values of messages.h. Parsing distrusts the host; errors are
-// kInvalidArgument and name the field.
+// Between the bytes of proto/agent.proto and the values of messages.h. Parsing distrusts the host;
+// errors are kInvalidArgument and name the field.
 #pragma once
 
 #include <cstddef>

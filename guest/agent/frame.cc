@@ -39,8 +39,8 @@ Result<std::optional<std::span<const std::byte>>> FrameDecoder::next() {
   const std::byte* frame = buffer_.get() + begin_;
   const size_t length = load_le32(frame);
   if (length > kMaxFrameBytes) {
-    return fail({Code::kInvalidArgument, "FRAME_SIZE"}, "a frame of %zu bytes, the limit is %zu", length,
-                kMaxFrameBytes);
+    return fail({Code::kInvalidArgument, "FRAME_SIZE"}, "a frame of %zu bytes, the limit is %zu",
+                length, kMaxFrameBytes);
   }
   if (held - kFrameHeaderBytes < length) return std::nullopt;
   begin_ += kFrameHeaderBytes + length;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Frames on a stream (proto/agent.proto): a 4-byte little-endian length, at most 64 KiB, and that many bytes.
-// Both ends live on the agent's one thread. What is decoded comes from the host and is not trusted.
+// Frames on a stream (proto/agent.proto): a 4-byte little-endian length, at most 64 KiB, and that
+// many bytes. Both ends live on the agent's one thread. What is decoded comes from the host and is
+// not trusted.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +38,8 @@ class FrameDecoder {
   size_t end_ = 0;
 };
 
-/// Bytes waiting to be written to a stream. Its user bounds it: by what is pending before adding more.
+/// Bytes waiting to be written to a stream. Its user bounds it: by what is pending before adding
+/// more.
 class SendQueue {
  public:
   /// `payload` is at most kMaxFrameBytes: longer is a bug of ours.

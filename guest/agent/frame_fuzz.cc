@@ -6,8 +6,8 @@
 #include "guest/agent/convert.h"
 #include "guest/agent/frame.h"
 
-// The first byte says in what pieces the rest of the stream arrives; every frame is parsed as both kinds of
-// message that the host may send.
+// The first byte says in what pieces the rest of the stream arrives; every frame is parsed as both
+// kinds of message that the host may send.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const size_t piece = data[0] == 0 ? size : data[0];

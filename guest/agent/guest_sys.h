@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The few calls into the guest's kernel that have no wrapper worth the name. PID 1 only, before or after the
-// service runs.
+// The few calls into the guest's kernel that have no wrapper worth the name. PID 1 only, before or
+// after the service runs.
 #pragma once
 
 #include "base/fd.h"

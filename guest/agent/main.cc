@@ -43,8 +43,9 @@ uint32_t cpu_count() {
   return static_cast<uint32_t>(CPU_COUNT(&set));
 }
 
-// Forks: the child is the agent from here on, and this process becomes the guest's own init. Returns in the
-// child, with an error if the init could not be run; PID 1 then stays behind to reap orphans.
+// Forks: the child is the agent from here on, and this process becomes the guest's own init.
+// Returns in the child, with an error if the init could not be run; PID 1 then stays behind to reap
+// orphans.
 Result<> give_way_to(const std::string& init, char* own_name) {
   auto status = TRY(Fd::pipe());
   const pid_t pid = ::fork();
@@ -93,7 +94,8 @@ Result<> set_up_guest(char* own_name) {
 
 bool is_number(const char* text) { return text[std::strspn(text, "0123456789")] == '\0'; }
 
-// Whether any process other than PID 1, this one and the kernel's threads (which have no command line) lives.
+// Whether any process other than PID 1, this one and the kernel's threads (which have no command
+// line) lives.
 bool others_live() {
   DIR* entries = ::opendir("/proc");
   if (entries == nullptr) return true;
@@ -140,13 +142,13 @@ Result<> serve(uint64_t init_us, std::string failure) {
   options.shutdown_signals = ::getpid() == 1;
   // Before Hello: whoever has read Hello may connect at once.
   options.listener = TRY(listen_for_host(kAgentPort));
-  options.link = std::make_unique<ControlLink>(
-      [] { return connect_to_host(kAgentPort); },
-      [init_us, failure] {
-        utsname kernel{};
-        ::uname(&kernel);
-        return Hello{kVersion, kernel.release, cpu_count(), init_us, boottime_us(), failure};
-      });
+  options.link = std::make_unique<ControlLink>([] { return connect_to_host(kAgentPort); },
+                                               [init_us, failure] {
+                                                 utsname kernel{};
+                                                 ::uname(&kernel);
+                                                 return Hello{kVersion, kernel.release, cpu_count(),
+                                                              init_us,  boottime_us(),  failure};
+                                               });
   const std::unique_ptr<Service> service = TRY(Service::create(std::move(options)));
   for (;;) {
     TRY(service->step(kNever));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The messages of proto/agent.proto as plain, validated values; convert.h makes them from bytes and back.
+// The messages of proto/agent.proto as plain, validated values; convert.h makes them from bytes and
+// back.
 #pragma once
 
 #include <cstdint>

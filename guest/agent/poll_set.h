@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The descriptors one round of the agent's loop waits for. Built anew each round: what a session does not want
-// to hear about (because a buffer is full) is simply absent, and nothing can be stale. The number of
-// descriptors is bounded by the service's session limit.
+// The descriptors one round of the agent's loop waits for. Built anew each round: what a session
+// does not want to hear about (because a buffer is full) is simply absent, and nothing can be
+// stale. The number of descriptors is bounded by the service's session limit.
 #pragma once
 
 #include <cstddef>

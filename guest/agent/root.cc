@@ -43,7 +43,8 @@ constexpr unsigned long kPlain = MS_NOSUID | MS_NOEXEC | MS_NODEV;
 Result<> mount_one(const Mount& what) {
   ::mkdir(what.target, 0755);
   if (::mount(what.type, what.target, what.type, what.flags, what.data) != 0 && errno != EBUSY) {
-    return fail_errno({Code::kUnavailable, "MOUNT"}, errno, "mount %s on %s", what.type, what.target);
+    return fail_errno({Code::kUnavailable, "MOUNT"}, errno, "mount %s on %s", what.type,
+                      what.target);
   }
   return {};
 }
@@ -56,7 +57,8 @@ void try_mount(const Mount& what) {
 
 bool exists(const char* path) { return ::access(path, F_OK) == 0; }
 
-// Waits until devtmpfs has `path`. The watch is set before the first look, so no creation is missed.
+// Waits until devtmpfs has `path`. The watch is set before the first look, so no creation is
+// missed.
 Result<> wait_for_device(const std::string& path) {
   Fd watch(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   if (watch.valid()) ::inotify_add_watch(watch.number(), "/dev", IN_CREATE | IN_MOVED_TO);
@@ -64,8 +66,8 @@ Result<> wait_for_device(const std::string& path) {
   while (!exists(path.c_str())) {
     const uint64_t now = monotonic_ns();
     if (now >= deadline) {
-      return fail({Code::kNotFound, "ROOT_DEVICE"}, "root=%s: no such device after %llu s", path.c_str(),
-                  static_cast<unsigned long long>(kDeviceTimeoutNs / 1'000'000'000));
+      return fail({Code::kNotFound, "ROOT_DEVICE"}, "root=%s: no such device after %llu s",
+                  path.c_str(), static_cast<unsigned long long>(kDeviceTimeoutNs / 1'000'000'000));
     }
     pollfd entry{watch.number(), POLLIN, 0};
     ::poll(&entry, 1, static_cast<int>((deadline - now) / 1'000'000 + 1));
@@ -215,8 +217,8 @@ void load_modules() {
   for (const std::string& name : names) {
     const std::string path = std::string(kModulesDirectory) + "/" + name;
     const Result<Fd> file = Fd::open(path.c_str(), O_RDONLY);
-    const Result<> loaded = file ? load_module(file->ref(), name.c_str())
-                                 : Result<>(std::unexpected(file.error()));
+    const Result<> loaded =
+        file ? load_module(file->ref(), name.c_str()) : Result<>(std::unexpected(file.error()));
     if (!loaded) log(LogLevel::kWarning, "%s", loaded.error().message().c_str());
   }
 }
@@ -231,7 +233,8 @@ Result<> switch_root(const BootOptions& options) {
     return fail_errno({Code::kInternal, "SWITCH_ROOT"}, errno, "enter the root");
   }
   empty_initramfs();
-  if (::mount(".", "/", nullptr, MS_MOVE, nullptr) != 0 || ::chroot(".") != 0 || ::chdir("/") != 0) {
+  if (::mount(".", "/", nullptr, MS_MOVE, nullptr) != 0 || ::chroot(".") != 0 ||
+      ::chdir("/") != 0) {
     return fail_errno({Code::kInternal, "SWITCH_ROOT"}, errno, "make the root /");
   }
   return {};
@@ -246,7 +249,8 @@ void mount_scratch(const BootOptions& options) {
 
 void quiesce_file_systems() {
   ::sync();
-  // In reverse order of mounting; what is still in use stays and is made read-only by the kernel's own sync.
+  // In reverse order of mounting; what is still in use stays and is made read-only by the kernel's
+  // own sync.
   std::string table = read_small_file("/proc/mounts", 64 * 1024);
   std::vector<std::string> targets;
   size_t at = 0;

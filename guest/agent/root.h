@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// PID 1's work between the kernel and the service: the first mounts, modules, the real root. Everything here
-// runs once, in order, before any command; it blocks (at most kDeviceTimeoutNs, for the root's device).
+// PID 1's work between the kernel and the service: the first mounts, modules, the real root.
+// Everything here runs once, in order, before any command; it blocks (at most kDeviceTimeoutNs, for
+// the root's device).
 #pragma once
 
 #include "base/error.h"
@@ -12,13 +13,15 @@ namespace mayfly::guest {
 inline constexpr const char* kModulesDirectory = "/.mayfly/modules";
 inline constexpr const char* kRootMountPoint = "/.mayfly/root";
 
-/// Opens /dev/null as whatever of 0, 1 and 2 the kernel left closed: no later descriptor may become one.
+/// Opens /dev/null as whatever of 0, 1 and 2 the kernel left closed: no later descriptor may become
+/// one.
 void secure_standard_streams();
 
 /// /dev, /proc and /sys of the initramfs, and what hangs below them.
 Result<> mount_kernel_file_systems();
 
-/// Inserts every module of kModulesDirectory in name order. A failed one is logged: what needs it will say so.
+/// Inserts every module of kModulesDirectory in name order. A failed one is logged: what needs it
+/// will say so.
 void load_modules();
 
 /// Mounts the root that `options` names and makes it "/"; the initramfs is emptied.

@@ -53,7 +53,8 @@ size_t Service::commands() const {
 }
 
 void Service::adopt(Fd connection) {
-  if (sessions_.size() >= kMaxConnections) return;  // Closed without a word: there is no room for one.
+  if (sessions_.size() >= kMaxConnections)
+    return;  // Closed without a word: there is no room for one.
   Refusal refusal;
   if (!options_.failure.empty()) {
     refusal = {ENODEV, "the guest could not be set up: " + options_.failure};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The agent's loop: accepts exec connections, keeps the control link, reaps children. One thread. The caller
-// has SIGCHLD blocked before it creates the service, and SIGPIPE ignored.
+// The agent's loop: accepts exec connections, keeps the control link, reaps children. One thread.
+// The caller has SIGCHLD blocked before it creates the service, and SIGPIPE ignored.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ class Listener {
  public:
   virtual ~Listener() = default;
   virtual FdRef fd() const = 0;
-  /// The next connection, non-blocking; nullopt: none waits. A connection from elsewhere than the host is
-  /// closed and skipped.
+  /// The next connection, non-blocking; nullopt: none waits. A connection from elsewhere than the
+  /// host is closed and skipped.
   virtual std::optional<Fd> accept() = 0;
 };
 
@@ -39,7 +39,8 @@ struct ServiceOptions {
   std::unique_ptr<ControlLink> link;
   /// Non-empty: every command is refused with this.
   std::string failure;
-  /// What else to listen to for being told to shut down: signals as PID 1 gets them from poweroff(8).
+  /// What else to listen to for being told to shut down: signals as PID 1 gets them from
+  /// poweroff(8).
   bool shutdown_signals = false;
 };
 

@@ -92,8 +92,8 @@ void Session::handle(const PollSet& set, uint64_t now_ns) {
   drain(now_ns);
 }
 
-// After the exit the pipes are read without being polled, as fast as the host takes their contents. Each
-// turn reads something or ends the drain.
+// After the exit the pipes are read without being polled, as fast as the host takes their contents.
+// Each turn reads something or ends the drain.
 void Session::drain(uint64_t now_ns) {
   while (state_ == State::kDraining && out_.size() < kMaxPendingOutput) {
     for (Output& output : outputs_) pump(output);
@@ -241,7 +241,8 @@ void Session::send(uint64_t now_ns) {
     out_.sent(static_cast<size_t>(count));
   }
   if (state_ != State::kReporting) return;
-  // Closing outright could discard our last message where the host's own bytes are still unread here.
+  // Closing outright could discard our last message where the host's own bytes are still unread
+  // here.
   ::shutdown(connection_.number(), SHUT_WR);
   state_ = State::kLingering;
   deadline_ns_ = now_ns + kLingerNs;

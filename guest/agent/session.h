@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One exec connection: a stream to the host, at most one command, and the bytes between them. The stream may
-// be any socket: vsock in a guest, a socket pair in tests. Runs on the agent's one thread; never blocks.
+// One exec connection: a stream to the host, at most one command, and the bytes between them. The
+// stream may be any socket: vsock in a guest, a socket pair in tests. Runs on the agent's one
+// thread; never blocks.
 //
-// Bounds: at most kMaxBacklog + a frame of input and kMaxPendingOutput + a frame of output are held; beyond
-// them the side that would add more is not read, so the connection's own flow control stops its sender.
-// What arrives on the connection is hostile: a malformed or misplaced message ends the session.
+// Bounds: at most kMaxBacklog + a frame of input and kMaxPendingOutput + a frame of output are
+// held; beyond them the side that would add more is not read, so the connection's own flow control
+// stops its sender. What arrives on the connection is hostile: a malformed or misplaced message
+// ends the session.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +32,8 @@ struct Refusal {
 
 class Session {
  public:
-  /// `connection` is a non-blocking stream. With a refusal the first message is answered with Failed.
+  /// `connection` is a non-blocking stream. With a refusal the first message is answered with
+  /// Failed.
   Session(Fd connection, Refusal refusal);
   Session(Session&&) = delete;
 
@@ -52,8 +55,8 @@ class Session {
 
  private:
   enum class State : uint8_t {
-    kWaiting,    // for Start
-    kStarting,   // forked; not known yet whether the program runs
+    kWaiting,   // for Start
+    kStarting,  // forked; not known yet whether the program runs
     kRunning,
     kDraining,   // exited; what its pipes hold is still being read
     kHungUp,     // the host is gone; the command has been told and must end

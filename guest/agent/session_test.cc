@@ -55,7 +55,8 @@ TEST_CASE("the program is found in PATH, and the agent's defaults are there") {
   CHECK_EQ(said.exit_code, 0u);
 }
 
-TEST_CASE("the host's environment wins over the defaults, and its directory is where the command is") {
+TEST_CASE(
+    "the host's environment wins over the defaults, and its directory is where the command is") {
   const auto service = make_service();
   TestHost host(*service);
   host.start(shell("echo $HOME $X; pwd"), {"HOME=/elsewhere", "X=1", "X=2"}, "/usr");
@@ -136,7 +137,8 @@ TEST_CASE("a background process that keeps the pipe open does not hold back the 
 }
 
 TEST_CASE("a background process that writes without end does not hold back the exit") {
-  const Transcript said = run(shell("(trap '' PIPE; while echo y 2>/dev/null; do :; done) & sleep 0.1; exit 6"));
+  const Transcript said =
+      run(shell("(trap '' PIPE; while echo y 2>/dev/null; do :; done) & sleep 0.1; exit 6"));
   CHECK_EQ(said.exit_code, 6u);
 }
 
@@ -196,7 +198,8 @@ TEST_CASE("a terminal is one: it has a size, echoes, and ends input by its own c
   }
   const auto service = make_service();
   TestHost host(*service);
-  host.start(shell("stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; read a; stty size; cat; exit 2"),
+  host.start(shell("stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; read a; stty size; "
+                   "cat; exit 2"),
              {}, "/", true);
   REQUIRE_UNARY(host.wait_for_output("tty"));
   host.send_window(50, 132);
@@ -226,7 +229,8 @@ TEST_CASE("a terminal's last output is not lost at the exit") {
 }
 
 TEST_CASE("anything but start as the first message is refused") {
-  for (const char* bytes : {"\x02\0\0\0\x20\x09", "\x01\0\0\0\xff", "\xff\xff\xff\xff", "\x00\0\0\0"}) {
+  for (const char* bytes :
+       {"\x02\0\0\0\x20\x09", "\x01\0\0\0\xff", "\xff\xff\xff\xff", "\x00\0\0\0"}) {
     const auto service = make_service();
     TestHost host(*service);
     host.send_raw(std::string(bytes, bytes[0] == 2 ? 6 : bytes[0] == 1 ? 5 : 4));

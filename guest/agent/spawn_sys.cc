@@ -94,8 +94,8 @@ Result<> make_pipes(Plan& plan, Child& child) {
 Result<> make_terminal(Plan& plan, Child& child, WindowSize window) {
   child.stdout_end = TRY(Fd::open("/dev/ptmx", O_RDWR | O_NOCTTY));
   const int master = child.stdout_end.number();
-  // SAFETY: ioctls on a descriptor of ours; TIOCSPTLCK reads one int and TIOCGPTPEER takes flags by value.
-  // TIOCGPTPEER needs no /dev/pts in the root.
+  // SAFETY: ioctls on a descriptor of ours; TIOCSPTLCK reads one int and TIOCGPTPEER takes flags by
+  // value. TIOCGPTPEER needs no /dev/pts in the root.
   int unlock = 0;
   if (::ioctl(master, TIOCSPTLCK, &unlock) != 0) {
     return fail_errno({Code::kInternal, "TERMINAL"}, errno, "unlock a new terminal");
@@ -122,8 +122,8 @@ void reset_signals() {
   ::_exit(127);
 }
 
-// Tries each file as execvp(3) does: a directory of PATH that lacks the program or denies it is passed over,
-// and a denial is what is reported in the end.
+// Tries each file as execvp(3) does: a directory of PATH that lacks the program or denies it is
+// passed over, and a denial is what is reported in the end.
 [[noreturn]] void exec_program(const Plan& plan) {
   int error = ENOENT;
   for (const std::string& file : plan.programs) {
@@ -147,7 +147,8 @@ void reset_signals() {
     give_up(plan, Step::kTerminal, errno);
   }
   for (int number = 0; number < 3; ++number) {
-    // The descriptors are all above 2 (the agent keeps its own 0 to 2 open), so none overwrites another.
+    // The descriptors are all above 2 (the agent keeps its own 0 to 2 open), so none overwrites
+    // another.
     if (::dup2(plan.streams[number].number(), number) < 0) give_up(plan, Step::kStreams, errno);
   }
   const char* directory = plan.directory.empty() ? "/" : plan.directory.c_str();
@@ -175,7 +176,8 @@ Result<Child> spawn(const ExecStart& start) {
   auto status = TRY(Fd::pipe());
   child.exec_status = std::move(status.first);
   plan.status = std::move(status.second);
-  for (const Fd* end : {&child.stdin_end, &child.stdout_end, &child.stderr_end, &child.exec_status}) {
+  for (const Fd* end :
+       {&child.stdin_end, &child.stdout_end, &child.stderr_end, &child.exec_status}) {
     if (end->valid()) TRY(set_nonblocking(end->ref(), true));
   }
   // SAFETY: the agent has one thread, so the child may run any code; it only execs or exits.
@@ -194,7 +196,8 @@ ExecStatus read_exec_status(FdRef exec_status, const ExecStart& start, ExecFailu
   const char* reason = std::strerror(said.error);
   switch (said.step) {
     case Step::kDirectory:
-      failure.message = format("working_directory %.256s: %s", start.working_directory.c_str(), reason);
+      failure.message =
+          format("working_directory %.256s: %s", start.working_directory.c_str(), reason);
       break;
     case Step::kTerminal:
       failure.message = format("take a terminal: %s", reason);

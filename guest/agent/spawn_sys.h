@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Starts a command: its own session and process group, standard streams on pipes or on a new terminal, every
-// signal at its default. Called on the agent's one thread; the child never returns into the agent's code.
+// Starts a command: its own session and process group, standard streams on pipes or on a new
+// terminal, every signal at its default. Called on the agent's one thread; the child never returns
+// into the agent's code.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct Child {
   /// With a terminal: its master side; stderr_end is absent.
   Fd stdout_end;
   Fd stderr_end;
-  /// A terminal's other side, kept open so that its output outlives the command: close it once it has exited.
+  /// A terminal's other side, kept open so that its output outlives the command: close it once it
+  /// has exited.
   Fd terminal_side;
   /// Readable once it is known whether the program runs: see read_exec_status().
   Fd exec_status;

@@ -89,7 +89,8 @@ void TestHost::send_raw(const std::string& bytes) {
   const uint64_t deadline = monotonic_ns() + 10'000 * kMillisecond;
   while (sent < bytes.size()) {
     require(monotonic_ns() < deadline, "the agent does not take what is sent");
-    const ssize_t count = ::send(fd_.number(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+    const ssize_t count =
+        ::send(fd_.number(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
     if (count > 0) {
       sent += static_cast<size_t>(count);
     } else {
@@ -182,7 +183,8 @@ std::unique_ptr<Service> make_service(std::string failure) {
 void drive(Service& service, uint64_t duration_ms) {
   const uint64_t deadline = monotonic_ns() + duration_ms * kMillisecond;
   while (service.connections() > 0 && monotonic_ns() < deadline) {
-    require(service.step(std::min(deadline, monotonic_ns() + 10 * kMillisecond)).has_value(), "step");
+    require(service.step(std::min(deadline, monotonic_ns() + 10 * kMillisecond)).has_value(),
+            "step");
   }
 }
 

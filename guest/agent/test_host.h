@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The host's side of an exec connection, for tests: one end of a socket pair whose other end a Service serves
-// in the same thread. Every wait drives the service.
+// The host's side of an exec connection, for tests: one end of a socket pair whose other end a
+// Service serves in the same thread. Every wait drives the service.
 #pragma once
 
 #include <cstdint>

@@ -14,8 +14,8 @@ namespace mayfly::guest {
 /// Begins to connect to a port of the host; the socket is non-blocking.
 Result<Fd> connect_to_host(uint32_t port);
 
-/// Listens on a port of the guest. Only connections from the host are handed out: another process of the
-/// guest must not be able to give the agent commands.
+/// Listens on a port of the guest. Only connections from the host are handed out: another process
+/// of the guest must not be able to give the agent commands.
 Result<std::unique_ptr<Listener>> listen_for_host(uint32_t port);
 
 }  // namespace mayfly::guest
