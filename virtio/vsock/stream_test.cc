@@ -75,13 +75,16 @@ class Pair {
     if (size > 0) guest_.send(stamped(kOpCreditUpdate));
   }
   void receive(const Packet& packet) {
+    if (packet.header.op == kOpRst) {
+      reset = true;
+      return;
+    }
     device_taken_ = packet.header.fwd_cnt;
     device_buffer_ = packet.header.buf_alloc;
     REQUIRE_LE(static_cast<uint32_t>(guest_sent) - device_taken_, device_buffer_);
     if (packet.header.op == kOpCreditRequest) ++credit_requests;
     if (packet.header.op == kOpCreditRequest) guest_.send(stamped(kOpCreditUpdate));
     if (packet.header.op == kOpShutdown) shutdown = packet.header.flags;
-    if (packet.header.op == kOpRst) reset = true;
     if (packet.header.op != kOpRw) return;
     REQUIRE(packet.payload == stream(~seed_, guest_got, packet.payload.size()));
     guest_got += packet.payload.size();
@@ -388,6 +391,61 @@ TEST_CASE("a guest that closes at once gets its RST when all is written") {
   }
   CHECK(pair.reset);
   CHECK_EQ(guest.device().connection_count(), 0);
+}
+
+TEST_CASE("a host that dies while data waits for it ends the connection, and nothing lingers") {
+  for (const bool guest_left : {false, true}) {
+    GuestSide guest;
+    Pair pair(guest, 100);
+    fill(guest, pair);
+    if (guest_left) guest.send(pair.stamped(kOpRst));
+    guest.settle();
+    pair.host().reset();
+    while (const auto packet = guest.next()) pair.receive(*packet);
+    CHECK_EQ(pair.reset, !guest_left);
+    CHECK_EQ(guest.device().connection_count(), 0);
+  }
+}
+
+TEST_CASE("a connection that cannot be watched for room is reset, not stalled") {
+  // The transport's three events, the device's own, and the connection.
+  GuestSide guest({.files = 5});
+  Pair pair(guest, 100);
+  fill(guest, pair);
+  CHECK(pair.reset);
+  CHECK_EQ(guest.device().connection_count(), 0);
+}
+
+TEST_CASE("a connection that has ended for the host answers until the guest ends it") {
+  GuestSide guest;
+  Pair pair(guest, 100);
+  pair.host().reset();
+  while (const auto packet = guest.next()) pair.receive(*packet);
+  CHECK_EQ(pair.shutdown, kShutdownBoth);
+  guest.send(pair.stamped(kOpCreditRequest));
+  CHECK_EQ(guest.next_op(), kOpCreditUpdate);
+  guest.send(pair.stamped(kOpCreditUpdate));
+  CHECK_FALSE(guest.next().has_value());
+  guest.send(pair.stamped(kOpResponse));
+  CHECK_EQ(guest.next_op(), kOpRst);
+  CHECK_EQ(guest.device().connection_count(), 0);
+}
+
+TEST_CASE("while the queues are frozen nothing moves, and afterwards nothing is missing") {
+  GuestSide guest;
+  Pair pair(guest, 100);
+  for (Queue& queue : guest.harness().queues()) queue.set_frozen(true);
+  pair.host_send(5000);
+  pair.guest_send(6000);
+  CHECK_FALSE(guest.next().has_value());
+  pair.host_read(100);
+  CHECK_EQ(pair.host_got, 0);
+  for (Queue& queue : guest.harness().queues()) queue.set_frozen(false);
+  guest.harness().notify(kTxQueue);
+  while (const auto packet = guest.next()) pair.receive(*packet);
+  pair.host_read(100'000);
+  CHECK_EQ(pair.host_got, pair.guest_sent);
+  CHECK_EQ(pair.guest_got, pair.host_sent);
 }
 
 TEST_CASE("a thousand connections come and go, and nothing is left of them") {
