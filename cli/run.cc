@@ -120,6 +120,7 @@ class Run {
       code = report_error(ok.error());
     }
     const uint64_t daemon_end_ns = monotonic_ns();
+    client_.reset();  // A daemon that ends waits a little for its connections.
     daemon_.reset();
     if (own_daemon_) rows_.push_back({0, "daemon end", ms_between(daemon_end_ns, monotonic_ns())});
     rows_.push_back({0, "total", ms_between(start_ns, monotonic_ns())});

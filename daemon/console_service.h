@@ -5,20 +5,23 @@
 
 #include "mayfly/v1/console.grpc.pb.h"
 
+#include "daemon/bidi.h"
 #include "daemon/vm_manager.h"
 
 namespace mayfly::daemon {
 
-class ConsoleServiceImpl final : public ::mayfly::v1::ConsoleService::Service {
+using AttachCall = BidiCall<::mayfly::v1::AttachConsoleRequest, ::mayfly::v1::AttachConsoleResponse>;
+
+class ConsoleServiceImpl final
+    : public ::mayfly::v1::ConsoleService::WithAsyncMethod_AttachConsole<::mayfly::v1::ConsoleService::Service> {
  public:
   using ReadStream = grpc::ServerWriter<::mayfly::v1::ReadConsoleResponse>;
-  using AttachStream =
-      grpc::ServerReaderWriter<::mayfly::v1::AttachConsoleResponse, ::mayfly::v1::AttachConsoleRequest>;
   explicit ConsoleServiceImpl(VmManager& manager) : manager_(manager) {}
 
   grpc::Status ReadConsole(grpc::ServerContext* context, const ::mayfly::v1::ReadConsoleRequest* request,
                            ReadStream* stream) override;
-  grpc::Status AttachConsole(grpc::ServerContext* context, AttachStream* stream) override;
+  /// AttachConsole; runs on a thread of the call's own, and finishes it.
+  void handle_attach(AttachCall& call);
 
  private:
   VmManager& manager_;

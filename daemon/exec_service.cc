@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/exec_service.h"
 
-#include <chrono>
-#include <condition_variable>
-#include <mutex>
+#include <cerrno>
 #include <thread>
 
 #include "daemon/convert.h"
@@ -14,14 +12,11 @@ namespace mayfly::daemon {
 
 namespace {
 
-// A client that has heard of the exit ends its side. One that does not is cut off after this.
-constexpr auto kClientEndDelay = std::chrono::seconds(2);
-
 /// Passes requests on until the client's side ends; runs on the input thread.
-void pass_input(ExecServiceImpl::Stream* stream, ExecSession& session) {
+void pass_input(ExecCall& call, ExecSession& session) {
   bool stdin_ended = false;
   v1::ExecRequest request;
-  while (stream->Read(&request)) {
+  while (call.read(&request)) {
     Result<> sent;
     switch (request.message_case()) {
       case v1::ExecRequest::kStdin:
@@ -43,42 +38,11 @@ void pass_input(ExecServiceImpl::Stream* stream, ExecSession& session) {
   if (!stdin_ended) (void)session.send_stdin_end();
 }
 
-/// The input thread, and how to end it: its Read() returns only when the client ends its side or the call.
-class InputThread {
- public:
-  InputThread(grpc::ServerContext* context, ExecServiceImpl::Stream* stream, ExecSession& session)
-      : context_(context), session_(session), thread_([this, stream] {
-          pass_input(stream, session_);
-          {
-            std::lock_guard lock(mutex_);
-            ended_ = true;
-          }
-          changed_.notify_all();
-        }) {}
-  ~InputThread() {
-    session_.cancel();  // It may be blocked on the agent.
-    {
-      std::unique_lock lock(mutex_);
-      if (!changed_.wait_for(lock, kClientEndDelay, [this] { return ended_; })) context_->TryCancel();
-    }
-    thread_.join();
-  }
-  InputThread(const InputThread&) = delete;
-  InputThread& operator=(const InputThread&) = delete;
-
- private:
-  grpc::ServerContext* context_;
-  ExecSession& session_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool ended_ = false;  // Guarded by mutex_.
-  std::thread thread_;
-};
-
 /// Sends the command's output until its exit.
-grpc::Status pass_output(ExecSession& session, ExecServiceImpl::Stream* stream, const Call& call) {
+grpc::Status pass_output(ExecSession& session, ExecCall& call) {
+  const Call limit = call.deadline();
   for (;;) {
-    auto output = session.next(call);
+    auto output = session.next(limit);
     if (!output) return to_status(output.error());
     v1::ExecResponse response;
     if (const auto* started = std::get_if<ExecStarted>(&*output)) {
@@ -90,7 +54,7 @@ grpc::Status pass_output(ExecSession& session, ExecServiceImpl::Stream* stream, 
     } else if (const auto* exited = std::get_if<ExecExited>(&*output)) {
       response.mutable_exited()->set_exit_code(exited->exit_code);
       response.mutable_exited()->set_signal(exited->signal);
-      stream->Write(response);
+      call.write(response);
       return grpc::Status::OK;
     } else if (const auto* failed = std::get_if<ExecFailed>(&*output)) {
       const bool missing = failed->guest_errno == ENOENT;
@@ -99,7 +63,7 @@ grpc::Status pass_output(ExecSession& session, ExecServiceImpl::Stream* stream, 
                             "the guest could not run the command: %s", failed->message.c_str())
                            .error());
     }
-    if (!stream->Write(response)) {
+    if (!call.write(response)) {
       return to_status(fail({Code::kCancelled, "CANCELLED"}, "the client has gone").error());
     }
   }
@@ -107,19 +71,26 @@ grpc::Status pass_output(ExecSession& session, ExecServiceImpl::Stream* stream, 
 
 }  // namespace
 
-grpc::Status ExecServiceImpl::Exec(grpc::ServerContext* context, Stream* stream) {
+void ExecServiceImpl::handle(ExecCall& call) {
   v1::ExecRequest request;
-  if (!stream->Read(&request) || !request.has_start()) {
-    return to_status(fail({Code::kInvalidArgument, "START_MISSING"}, "the first request is not `start`").error());
+  if (!call.read(&request) || !request.has_start()) {
+    return call.finish(
+        to_status(fail({Code::kInvalidArgument, "START_MISSING"}, "the first request is not `start`").error()));
   }
-  if (auto known = refuse_unknown_fields(request); !known) return to_status(known.error());
-  const Call call = call_of(*context);
+  if (auto known = refuse_unknown_fields(request); !known) return call.finish(to_status(known.error()));
   auto vm = manager_.find(request.start().vm_id());
-  if (!vm) return to_status(vm.error());
-  auto session = ExecSession::open(**vm, from_proto(request.start()), call);
-  if (!session) return to_status(session.error());
-  const InputThread input(context, stream, **session);
-  return pass_output(**session, stream, call);
+  if (!vm) return call.finish(to_status(vm.error()));
+  auto opened = ExecSession::open(**vm, from_proto(request.start()), call.deadline());
+  if (!opened) return call.finish(to_status(opened.error()));
+  ExecSession& session = **opened;
+  call.on_cancel([&session] { session.cancel(); });
+  std::thread input([&] { pass_input(call, session); });
+  const grpc::Status status = pass_output(session, call);
+  call.on_cancel(nullptr);
+  // The input thread waits for the agent, which this frees, or for the client, which the call's end frees.
+  session.cancel();
+  call.finish(status);
+  input.join();
 }
 
 }  // namespace mayfly::daemon

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// mayfly.v1.ExecService over ExecSession. A call has two threads: gRPC's for the output, one more for the input.
+// mayfly.v1.ExecService over ExecSession. A call has two threads: one for the output, one for the input.
 #pragma once
 
 #include "mayfly/v1/exec.grpc.pb.h"
 
+#include "daemon/bidi.h"
 #include "daemon/vm_manager.h"
 
 namespace mayfly::daemon {
 
-class ExecServiceImpl final : public ::mayfly::v1::ExecService::Service {
+using ExecCall = BidiCall<::mayfly::v1::ExecRequest, ::mayfly::v1::ExecResponse>;
+
+class ExecServiceImpl final
+    : public ::mayfly::v1::ExecService::WithAsyncMethod_Exec<::mayfly::v1::ExecService::Service> {
  public:
-  using Stream = grpc::ServerReaderWriter<::mayfly::v1::ExecResponse, ::mayfly::v1::ExecRequest>;
   explicit ExecServiceImpl(VmManager& manager) : manager_(manager) {}
 
-  grpc::Status Exec(grpc::ServerContext* context, Stream* stream) override;
+  /// Runs on a thread of the call's own, and finishes it.
+  void handle(ExecCall& call);
 
  private:
   VmManager& manager_;

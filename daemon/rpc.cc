@@ -22,7 +22,7 @@ grpc::Status to_status(const Error& error) {
                       status.SerializeAsString());
 }
 
-Call call_of(const grpc::ServerContextBase& context) {
+Call deadline_of(const grpc::ServerContextBase& context) {
   Call call;
   const auto deadline = context.deadline();
   if (deadline != std::chrono::system_clock::time_point::max()) {
@@ -30,6 +30,11 @@ Call call_of(const grpc::ServerContextBase& context) {
     // A year is forever, and keeps the sum below the clock's end.
     if (left < std::chrono::years(1)) call.deadline = std::chrono::steady_clock::now() + left;
   }
+  return call;
+}
+
+Call call_of(const grpc::ServerContextBase& context) {
+  Call call = deadline_of(context);
   call.is_cancelled = [&context] { return context.IsCancelled(); };
   return call;
 }

@@ -14,7 +14,10 @@ namespace mayfly::daemon {
 /// The code and message, and a google.rpc.Status with one ErrorInfo in grpc-status-details-bin.
 grpc::Status to_status(const Error& error);
 
-/// The caller's deadline and cancellation. `context` outlives the Call.
+/// The caller's deadline alone.
+Call deadline_of(const grpc::ServerContextBase& context);
+
+/// The caller's deadline and cancellation, in a synchronous handler. `context` outlives the Call.
 Call call_of(const grpc::ServerContextBase& context);
 
 }  // namespace mayfly::daemon

@@ -21,7 +21,8 @@ namespace {
 
 // A call that waits holds a thread; calls above this are refused with RESOURCE_EXHAUSTED.
 constexpr int kMaxThreads = 4096;
-constexpr auto kDrainCalls = std::chrono::seconds(1);
+// Every wait has ended by then; what remains is answers on their way, and clients that stay connected.
+constexpr auto kDrainCalls = std::chrono::milliseconds(200);
 
 class ServerImpl final : public Server {
  public:
@@ -41,7 +42,19 @@ class ServerImpl final : public Server {
         exec_service_(manager_),
         console_service_(manager_),
         event_service_(events_),
-        system_service_(manager_, checker_, events_.epoch(), state_dir_->path()) {}
+        system_service_(manager_, checker_, events_.epoch(), state_dir_->path()),
+        exec_acceptor_(
+            exec_service_,
+            [](ExecServiceImpl& service, auto* context, auto* stream, auto* queue, void* tag) {
+              service.RequestExec(context, stream, queue, queue, tag);
+            },
+            &ExecServiceImpl::handle),
+        attach_acceptor_(
+            console_service_,
+            [](ConsoleServiceImpl& service, auto* context, auto* stream, auto* queue, void* tag) {
+              service.RequestAttachConsole(context, stream, queue, queue, tag);
+            },
+            &ConsoleServiceImpl::handle_attach) {}
   ~ServerImpl() override { stop(std::chrono::milliseconds(0)); }
 
   Result<> serve(const std::string& socket_path) {
@@ -55,8 +68,12 @@ class ServerImpl final : public Server {
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 2);
     grpc::ResourceQuota quota;
     builder.SetResourceQuota(quota.SetMaxThreads(kMaxThreads));
+    bidi_ = std::make_unique<Bidi>(builder.AddCompletionQueue());
     server_ = builder.BuildAndStart();
     if (!server_) return fail({Code::kInternal, "GRPC_SERVER"}, "the gRPC server did not start");
+    exec_acceptor_.begin(*bidi_);
+    attach_acceptor_.begin(*bidi_);
+    bidi_->start();
     // Our own socket rather than gRPC's: its peers' users are checked, and a stale one is told from a live one.
     listener_ = TRY(Listener::create(*reactor_, socket_path, [this](Fd connection) {
       grpc::AddInsecureChannelFromFd(server_.get(), connection.release());
@@ -71,6 +88,7 @@ class ServerImpl final : public Server {
     if (server_) {
       server_->Shutdown(std::chrono::system_clock::now() + kDrainCalls);
       server_->Wait();
+      bidi_.reset();
       server_.reset();
     }
   }
@@ -88,6 +106,9 @@ class ServerImpl final : public Server {
   ConsoleServiceImpl console_service_;
   EventServiceImpl event_service_;
   SystemServiceImpl system_service_;
+  BidiAcceptor<ExecServiceImpl, ExecCall> exec_acceptor_;
+  BidiAcceptor<ConsoleServiceImpl, AttachCall> attach_acceptor_;
+  std::unique_ptr<Bidi> bidi_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Listener> listener_;
 };
