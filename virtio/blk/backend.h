@@ -7,12 +7,12 @@
 // call under it.
 #pragma once
 
+#include "base/error.h"
+
 #include <cstdint>
 #include <span>
 
 #include <sys/uio.h>
-
-#include "base/error.h"
 
 namespace mayfly::virtio::blk {
 

@@ -16,6 +16,12 @@
 // Threads: virtio/device.h. create() and destruction on the loop thread; destroy only when idle().
 #pragma once
 
+#include "base/error.h"
+#include "virtio/blk/backend.h"
+#include "virtio/blk/state.h"
+#include "virtio/blk/wire.h"
+#include "virtio/device.h"
+
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -23,12 +29,6 @@
 #include <string_view>
 
 #include <sys/uio.h>
-
-#include "base/error.h"
-#include "virtio/blk/backend.h"
-#include "virtio/blk/state.h"
-#include "virtio/blk/wire.h"
-#include "virtio/device.h"
 
 namespace mayfly::virtio::blk {
 

@@ -2,14 +2,15 @@
 // The input programs a hostile driver, step by step: chains of any shape with any header, direct
 // and indirect, kicks, completions in any order, resets. The backend checks that nothing leaves the
 // disk.
+#include "virtio/blk/blk.h"
+
+#include "virtio/blk/testing/memory_backend.h"
+#include "virtio/queue/testing/device_harness.h"
+
 #include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
-
-#include "virtio/blk/blk.h"
-#include "virtio/blk/testing/memory_backend.h"
-#include "virtio/queue/testing/device_harness.h"
 
 namespace {
 

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/blk/blk.h"
 
-#include <random>
-#include <string>
-#include <utility>
-#include <vector>
-
-#include <unistd.h>
-
 #include "base/event/loop.h"
 #include "virtio/blk/testing/memory_backend.h"
 #include "virtio/blk/uring_backend.h"
 #include "virtio/queue/testing/device_harness.h"
 
 #include <doctest/doctest.h>
+
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <unistd.h>
 
 namespace mayfly::virtio::blk {
 namespace {

@@ -5,10 +5,10 @@
 // idle().
 #pragma once
 
+#include "virtio/blk/wire.h"
+
 #include <array>
 #include <cstdint>
-
-#include "virtio/blk/wire.h"
 
 namespace mayfly::virtio::blk {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/blk/uring_backend.h"
 
+#include "virtio/blk/iovec_sys.h"
+#include "virtio/blk/wire.h"
+
 #include <cerrno>
 #include <utility>
 
 #include <fcntl.h>
-
-#include "virtio/blk/iovec_sys.h"
-#include "virtio/blk/wire.h"
 
 namespace mayfly::virtio::blk {
 namespace {

@@ -7,16 +7,16 @@
 // Destroyed on the loop thread, and only when idle().
 #pragma once
 
+#include "base/error.h"
+#include "base/event/loop.h"
+#include "base/fd.h"
+#include "virtio/blk/backend.h"
+
 #include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <utility>
-
-#include "base/error.h"
-#include "base/event/loop.h"
-#include "base/fd.h"
-#include "virtio/blk/backend.h"
 
 namespace mayfly::virtio::blk {
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/blk/uring_backend.h"
 
+#include <doctest/doctest.h>
+
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -9,8 +11,6 @@
 
 #include <fcntl.h>
 #include <unistd.h>
-
-#include <doctest/doctest.h>
 
 namespace mayfly::virtio::blk {
 namespace {

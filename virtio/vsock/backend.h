@@ -6,15 +6,15 @@
 // Threads: the loop thread under the device lock.
 #pragma once
 
+#include "base/error.h"
+#include "base/event/loop.h"
+#include "base/fd.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include <sys/uio.h>
-
-#include "base/error.h"
-#include "base/event/loop.h"
-#include "base/fd.h"
 
 namespace mayfly::virtio::vsock {
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "virtio/vsock/backend.h"
+
 #include <cerrno>
 #include <utility>
 
 #include <poll.h>
 #include <sys/socket.h>
-
-#include "virtio/vsock/backend.h"
 
 namespace mayfly::virtio::vsock {
 namespace {

@@ -7,11 +7,11 @@
 // Both counters of each direction are free-running and wrap (5.10.6.3); the guest's are hostile.
 #pragma once
 
-#include <cstdint>
-
 #include "virtio/vsock/backend.h"
 #include "virtio/vsock/send_buffer.h"
 #include "virtio/vsock/wire.h"
+
+#include <cstdint>
 
 namespace mayfly::virtio::vsock {
 

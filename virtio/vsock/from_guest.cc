@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Packets from the guest: the tx queue's half of the device.
+#include "virtio/vsock/vsock.h"
+
 #include <algorithm>
 #include <utility>
-
-#include "virtio/vsock/vsock.h"
 
 namespace mayfly::virtio::vsock {
 namespace {

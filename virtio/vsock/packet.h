@@ -3,13 +3,13 @@
 // Packets in and out of chains, and the answers that need no connection.
 #pragma once
 
-#include <array>
-#include <cstdint>
-
 #include "base/error.h"
 #include "virtio/queue/chain.h"
 #include "virtio/vsock/connection.h"
 #include "virtio/vsock/wire.h"
+
+#include <array>
+#include <cstdint>
 
 namespace mayfly::virtio::vsock {
 

@@ -5,6 +5,8 @@
 // never overflows.
 #pragma once
 
+#include "virtio/queue/chain.h"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -12,8 +14,6 @@
 #include <span>
 
 #include <sys/uio.h>
-
-#include "virtio/queue/chain.h"
 
 namespace mayfly::virtio::vsock {
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/vsock/send_buffer.h"
 
-#include <cstring>
-#include <string>
-
 #include "virtio/queue/testing/fake_driver.h"
 
 #include <doctest/doctest.h>
+
+#include <cstring>
+#include <string>
 
 namespace mayfly::virtio::vsock {
 namespace {

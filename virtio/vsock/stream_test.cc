@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Data through the device with real sockets, a real loop and both sides as slow or as rude as they
 // can be.
+#include "virtio/vsock/testing/guest_side.h"
+#include "virtio/vsock/vsock.h"
+
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
@@ -9,11 +14,6 @@
 
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include "virtio/vsock/testing/guest_side.h"
-#include "virtio/vsock/vsock.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::virtio::vsock {
 namespace {
@@ -361,11 +361,13 @@ TEST_CASE("what the guest sent before it left still reaches a slow host") {
     }
     guest.settle();
     CHECK_EQ(guest.device().connection_count(), 1);
+    CHECK_EQ(guest.device().unsent_bytes(), kSendBufferSize);
     for (int i = 0; i < 1000 && pair.host_got < pair.guest_sent; ++i) {
       pair.host_read(5000);
       guest.settle();
     }
     CHECK_EQ(pair.host_got, pair.guest_sent);
+    CHECK_EQ(guest.device().unsent_bytes(), 0);
     char byte;
     CHECK_EQ(::recv(pair.host().number(), &byte, 1, MSG_DONTWAIT), 0);
     CHECK_EQ(guest.device().connection_count(), 0);

@@ -6,12 +6,12 @@
 // Threads: under the device lock.
 #pragma once
 
+#include "virtio/vsock/connection.h"
+
 #include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
-
-#include "virtio/vsock/connection.h"
 
 namespace mayfly::virtio::vsock {
 
@@ -26,7 +26,7 @@ class Table {
 
   /// The connection between `ports`, or nullptr.
   Connection* find(Ports ports);
-  Connection* at(size_t slot) { return slot < slots_.size() ? slots_[slot].get() : nullptr; }
+  Connection* at(size_t slot) const { return slot < slots_.size() ? slots_[slot].get() : nullptr; }
   /// A new one; the table is not full and has none between `ports`.
   Connection& insert(Ports ports, Loop& loop, ClientId client, Fd fd);
   /// find() does not see it any more, and it is not served.

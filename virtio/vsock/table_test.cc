@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/vsock/table.h"
 
+#include <doctest/doctest.h>
+
 #include <map>
 #include <random>
-
-#include <doctest/doctest.h>
 
 namespace mayfly::virtio::vsock {
 namespace {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Packets to the guest: the rx queue's half of the device, and how connections end.
-#include <algorithm>
-
 #include "virtio/vsock/vsock.h"
+
+#include <algorithm>
 
 namespace mayfly::virtio::vsock {
 namespace {

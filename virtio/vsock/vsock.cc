@@ -125,6 +125,14 @@ void Vsock::reset() {
   signal_event(wake_.ref());
 }
 
+uint64_t Vsock::unsent_bytes() const {
+  uint64_t sum = 0;
+  for (size_t slot = 0; slot < kMaxConnections; ++slot) {
+    if (const Connection* connection = table_.at(slot)) sum += connection->buffer.size();
+  }
+  return sum;
+}
+
 Result<> Vsock::restore(const State& state) {
   TRY(check_cid(state.guest_cid));
   if (state.next_host_port < kFirstEphemeralPort || state.next_host_port == kPortAny) {

@@ -21,12 +21,6 @@
 // and everything else on the loop thread, under the device lock.
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <memory>
-#include <span>
-#include <vector>
-
 #include "base/error.h"
 #include "base/event/loop.h"
 #include "base/fd.h"
@@ -36,6 +30,12 @@
 #include "virtio/vsock/state.h"
 #include "virtio/vsock/table.h"
 #include "virtio/vsock/wire.h"
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
 
 namespace mayfly::virtio::vsock {
 
@@ -87,6 +87,9 @@ class Vsock final : public Device, private LoopClient {
   const Counters& counters() const { return counters_; }
   /// Connections now, ending ones included.
   uint16_t connection_count() const { return table_.size(); }
+  /// Bytes of the guest's that its peers have not taken yet: what is lost when the process ends
+  /// now.
+  uint64_t unsent_bytes() const;
   State save() const { return {.guest_cid = guest_cid_, .next_host_port = next_host_port_}; }
   /// Before activate().
   Result<> restore(const State& state);

@@ -2,6 +2,10 @@
 // The input programs both sides of the device, step by step: packets with any header in chains of
 // any shape, receive buffers of any size, peers that send, read, half close and vanish, resets,
 // connections from the host.
+#include "virtio/vsock/vsock.h"
+
+#include "virtio/vsock/testing/guest_side.h"
+
 #include <algorithm>
 #include <array>
 #include <string>
@@ -9,9 +13,6 @@
 
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include "virtio/vsock/testing/guest_side.h"
-#include "virtio/vsock/vsock.h"
 
 namespace {
 

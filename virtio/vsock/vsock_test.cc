@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/vsock/vsock.h"
 
+#include "virtio/vsock/testing/guest_side.h"
+
+#include <doctest/doctest.h>
+
 #include <string>
 
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include "virtio/vsock/testing/guest_side.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::virtio::vsock {
 namespace {

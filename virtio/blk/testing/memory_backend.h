@@ -5,14 +5,14 @@
 // no writes to a read-only one.
 #pragma once
 
+#include "virtio/blk/backend.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <deque>
 #include <span>
 #include <vector>
-
-#include "virtio/blk/backend.h"
 
 namespace mayfly::virtio::blk::testing {
 

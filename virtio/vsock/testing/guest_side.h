@@ -5,6 +5,10 @@
 // loop, as the transport does.
 #pragma once
 
+#include "base/event/loop.h"
+#include "virtio/queue/testing/device_harness.h"
+#include "virtio/vsock/vsock.h"
+
 #include <array>
 #include <deque>
 #include <map>
@@ -17,10 +21,6 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-
-#include "base/event/loop.h"
-#include "virtio/queue/testing/device_harness.h"
-#include "virtio/vsock/vsock.h"
 
 namespace mayfly::virtio::vsock::testing {
 
