@@ -53,9 +53,12 @@ make_once() {
     rm -rf "$dir".tmp.*
     tmp=$dir.tmp.$$
     mkdir "$tmp"
+    # shellcheck disable=SC2064
+    trap "rm -rf '$tmp'" EXIT
     # Not under `if`, `||` or in a subshell: there, `set -e` would not hold inside the function.
     "$1" "$tmp" "${@:2}"
     mv -T "$tmp" "$dir"
+    trap - EXIT
   fi
   exec {fd}>&-
 }
@@ -167,4 +170,13 @@ for name in names:
     add(name)
 print("\n".join(path_of[name] for name in done))
 PY
+}
+
+# run_bazel COMMAND [ARG...]: Bazel with this tree's options, one job for each CPU. CI gets plain lines without a
+# progress bar.
+run_bazel() {
+  GROUP=build need bazel
+  local plain=()
+  [[ -t 2 ]] || plain=(--curses=no --show_progress_rate_limit=15)
+  bazel "$1" --jobs="$(nproc)" "${plain[@]}" "${@:2}"
 }
