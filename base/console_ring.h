@@ -23,13 +23,13 @@
 // and nothing else.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
-
 #include "base/console_ring_sys.h"
 #include "base/error.h"
 #include "base/fd.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
 
 namespace mayfly {
 

@@ -4,12 +4,12 @@
 // Offsets are checked; a wrong one is our own bug. Threads: as ConsoleRingWriter.
 #pragma once
 
+#include "base/error.h"
+#include "base/fd.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly {
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/console_ring.h"
 
+#include <doctest/doctest.h>
+
 #include <atomic>
 #include <string>
 #include <string_view>
@@ -8,8 +10,6 @@
 #include <vector>
 
 #include <unistd.h>
-
-#include <doctest/doctest.h>
 
 namespace mayfly {
 namespace {

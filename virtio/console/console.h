@@ -11,17 +11,17 @@
 // Threads: virtio/device.h. Created and destroyed on the loop thread.
 #pragma once
 
-#include <array>
-#include <cstddef>
-#include <cstdint>
-#include <memory>
-#include <span>
-
 #include "base/error.h"
 #include "virtio/console/backend.h"
 #include "virtio/console/state.h"
 #include "virtio/console/wire.h"
 #include "virtio/device.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
 
 namespace mayfly::virtio::console {
 

@@ -2,13 +2,14 @@
 //
 // Random rings under the console, with input that never ends: the input's first half is the receive
 // queue's memory, the second the transmit queue's.
+#include "virtio/console/console.h"
+
+#include "virtio/queue/testing/device_harness.h"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-
-#include "virtio/console/console.h"
-#include "virtio/queue/testing/device_harness.h"
 
 namespace {
 

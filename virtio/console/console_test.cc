@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/console/console.h"
 
-#include <algorithm>
-#include <cstring>
-#include <string>
-#include <string_view>
-
 #include "virtio/console/ring_sink.h"
 #include "virtio/queue/testing/device_harness.h"
 
 #include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <string_view>
 
 namespace mayfly::virtio::console {
 namespace {

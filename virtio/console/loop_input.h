@@ -5,15 +5,15 @@
 // waits. When the other end closes, or fails, there is no more input and the descriptor is closed.
 #pragma once
 
-#include <cstdint>
-#include <memory>
-#include <span>
-#include <utility>
-
 #include "base/error.h"
 #include "base/event/loop.h"
 #include "base/fd.h"
 #include "virtio/console/backend.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
 
 namespace mayfly::virtio::console {
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/console/loop_input.h"
 
+#include "virtio/console/console.h"
+#include "virtio/queue/testing/device_harness.h"
+
+#include <doctest/doctest.h>
+
 #include <string>
 #include <string_view>
 
 #include <fcntl.h>
 #include <sys/socket.h>
-
-#include "virtio/console/console.h"
-#include "virtio/queue/testing/device_harness.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::virtio::console {
 namespace {

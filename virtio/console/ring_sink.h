@@ -3,11 +3,11 @@
 // Console output into the ring that the daemon reads (base/console_ring.h).
 #pragma once
 
-#include <cstddef>
-#include <span>
-
 #include "base/console_ring.h"
 #include "virtio/console/backend.h"
+
+#include <cstddef>
+#include <span>
 
 namespace mayfly::virtio::console {
 

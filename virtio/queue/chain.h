@@ -4,14 +4,14 @@
 // writer that count. Threads: under the device lock (virtio/device.h).
 #pragma once
 
+#include "base/error.h"
+#include "base/memory/guest_memory.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include <sys/uio.h>
-
-#include "base/error.h"
-#include "base/memory/guest_memory.h"
 
 namespace mayfly::virtio {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/queue/chain.h"
 
-#include <array>
-#include <string>
-#include <vector>
-
 #include "virtio/queue/testing/fake_driver.h"
 
 #include <doctest/doctest.h>
+
+#include <array>
+#include <string>
+#include <vector>
 
 namespace mayfly::virtio {
 namespace {

@@ -15,17 +15,17 @@
 // Threads: under the device lock (virtio/device.h).
 #pragma once
 
-#include <bitset>
-#include <cstdint>
-#include <span>
-#include <utility>
-#include <vector>
-
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/memory/guest_memory.h"
 #include "virtio/queue/chain.h"
 #include "virtio/queue/wire.h"
+
+#include <bitset>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
 
 namespace mayfly::virtio {
 

@@ -3,14 +3,15 @@
 // Random rings: the input's first bytes say how the queue is set up, the rest is the guest's
 // memory, written again over itself between drains. Whatever it holds, every byte a handler reaches
 // is RAM.
+#include "virtio/queue/queue.h"
+
+#include "virtio/queue/testing/fake_driver.h"
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-
-#include "virtio/queue/queue.h"
-#include "virtio/queue/testing/fake_driver.h"
 
 namespace {
 
@@ -44,9 +45,12 @@ Result<Verdict> serve(Chain& chain, uint8_t verdicts) {
   chain.writer.write_some(bytes);
   switch ((verdicts >> (chain.head % 4 * 2)) & 3) {
     case 0:
-    case 1: return done(chain.writer.written());
-    case 2: return later();
-    default: return stop();
+    case 1:
+      return done(chain.writer.written());
+    case 2:
+      return later();
+    default:
+      return stop();
   }
 }
 

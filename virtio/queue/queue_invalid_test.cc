@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a hostile driver may do to a queue, and what is refused.
-#include <initializer_list>
-#include <limits>
-#include <string>
-#include <vector>
-
 #include "virtio/queue/queue.h"
 #include "virtio/queue/testing/fake_driver.h"
 
 #include <doctest/doctest.h>
+
+#include <initializer_list>
+#include <limits>
+#include <string>
+#include <vector>
 
 namespace mayfly::virtio {
 namespace {

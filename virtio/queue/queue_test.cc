@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/queue/queue.h"
 
+#include "virtio/queue/testing/fake_driver.h"
+
+#include <doctest/doctest.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -9,10 +13,6 @@
 #include <vector>
 
 #include <unistd.h>
-
-#include "virtio/queue/testing/fake_driver.h"
-
-#include <doctest/doctest.h>
 
 namespace {
 

@@ -3,10 +3,10 @@
 // Where entropy comes from. Threads: the loop thread.
 #pragma once
 
+#include "base/error.h"
+
 #include <cstddef>
 #include <span>
-
-#include "base/error.h"
 
 namespace mayfly::virtio::rng {
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "virtio/rng/backend.h"
+
 #include <cerrno>
 
 #include <sys/random.h>
-
-#include "virtio/rng/backend.h"
 
 namespace mayfly::virtio::rng {
 

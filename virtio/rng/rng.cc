@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/rng/rng.h"
 
-#include <algorithm>
-
 #include "virtio/rng/wire.h"
+
+#include <algorithm>
 
 namespace mayfly::virtio::rng {
 namespace {

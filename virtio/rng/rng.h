@@ -11,16 +11,16 @@
 // Threads: virtio/device.h.
 #pragma once
 
+#include "base/error.h"
+#include "virtio/device.h"
+#include "virtio/rng/backend.h"
+#include "virtio/rng/state.h"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
-
-#include "base/error.h"
-#include "virtio/device.h"
-#include "virtio/rng/backend.h"
-#include "virtio/rng/state.h"
 
 namespace mayfly::virtio::rng {
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Random rings under the entropy device: the input is guest memory from the rings on.
+#include "virtio/rng/rng.h"
+
+#include "virtio/queue/testing/device_harness.h"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-
-#include "virtio/queue/testing/device_harness.h"
-#include "virtio/rng/rng.h"
 
 namespace {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/rng/rng.h"
 
-#include <algorithm>
-#include <set>
-#include <vector>
-
 #include "virtio/queue/testing/device_harness.h"
 
 #include <doctest/doctest.h>
+
+#include <algorithm>
+#include <set>
+#include <vector>
 
 namespace mayfly::virtio::rng {
 namespace {

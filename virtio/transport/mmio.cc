@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/transport/mmio.h"
 
+#include "base/clock.h"
+#include "base/log.h"
+#include "virtio/transport/wire.h"
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
-
-#include "base/clock.h"
-#include "base/log.h"
-#include "virtio/transport/wire.h"
 
 namespace mayfly::virtio {
 namespace {

@@ -15,6 +15,14 @@
 // under the lock.
 #pragma once
 
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/memory/guest_memory.h"
+#include "virtio/device.h"
+#include "virtio/queue/queue.h"
+#include "virtio/transport/interrupt_line.h"
+#include "virtio/transport/state.h"
+
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -23,14 +31,6 @@
 #include <mutex>
 #include <span>
 #include <vector>
-
-#include "base/error.h"
-#include "base/fd.h"
-#include "base/memory/guest_memory.h"
-#include "virtio/device.h"
-#include "virtio/queue/queue.h"
-#include "virtio/transport/interrupt_line.h"
-#include "virtio/transport/state.h"
 
 namespace mayfly::virtio {
 

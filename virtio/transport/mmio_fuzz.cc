@@ -2,16 +2,17 @@
 //
 // A random guest: each record of the input is one access to the registers, a write to memory, a
 // kick, or what the host does in between (freeze, thaw, snapshot).
+#include "virtio/transport/mmio.h"
+
+#include "virtio/queue/testing/fake_driver.h"
+#include "virtio/transport/testing/echo_device.h"
+#include "virtio/transport/testing/mmio_guest.h"
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-
-#include "virtio/queue/testing/fake_driver.h"
-#include "virtio/transport/mmio.h"
-#include "virtio/transport/testing/echo_device.h"
-#include "virtio/transport/testing/mmio_guest.h"
 
 namespace {
 
@@ -69,10 +70,14 @@ struct World {
     std::ranges::copy(std::as_bytes(std::span(&step.value, 1)), data.begin());
     const std::span<std::byte> access = std::span(data).first(step.width % 9);
     switch (step.what % 12) {
-      case 0: return transport->write(step.offset, access);
-      case 1: return transport->write(step.offset % 0x100 & ~3, std::span(data).first(4));
-      case 2: return transport->read(step.offset, access);
-      case 3: return transport->read(step.offset % 0x100 & ~3, std::span(data).first(4));
+      case 0:
+        return transport->write(step.offset, access);
+      case 1:
+        return transport->write(step.offset % 0x100 & ~3, std::span(data).first(4));
+      case 2:
+        return transport->read(step.offset, access);
+      case 3:
+        return transport->read(step.offset % 0x100 & ~3, std::span(data).first(4));
       case 4:
       case 5: {
         // MUST: any 16-bit offset less 8 is in RAM.
@@ -84,7 +89,8 @@ struct World {
         const std::lock_guard held(lock);
         return transport->process_kick(step.value % 2);
       }
-      case 8: return initialise(step.value);
+      case 8:
+        return initialise(step.value);
       case 9: {
         const std::lock_guard held(lock);
         return (step.value & 1) != 0 ? transport->freeze() : transport->thaw();

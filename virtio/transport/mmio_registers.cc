@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The register map of the transport, and the registers that only hold a value.
-#include <limits>
-
 #include "virtio/transport/mmio.h"
 #include "virtio/transport/wire.h"
+
+#include <limits>
 
 namespace mayfly::virtio {
 

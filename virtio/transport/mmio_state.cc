@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Saving a transport, and making one from what was saved.
-#include <utility>
-
 #include "virtio/transport/mmio.h"
 #include "virtio/transport/wire.h"
+
+#include <utility>
 
 namespace mayfly::virtio {
 namespace {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <string>
-#include <vector>
-
 #include "virtio/queue/testing/fake_driver.h"
 #include "virtio/transport/mmio.h"
 #include "virtio/transport/testing/echo_device.h"
 #include "virtio/transport/testing/mmio_guest.h"
 
 #include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
 
 namespace mayfly::virtio {
 namespace {

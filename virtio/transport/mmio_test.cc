@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "virtio/transport/mmio.h"
 
+#include "virtio/queue/testing/fake_driver.h"
+#include "virtio/transport/testing/echo_device.h"
+#include "virtio/transport/testing/mmio_guest.h"
+
+#include <doctest/doctest.h>
+
 #include <atomic>
 #include <chrono>
 #include <string>
@@ -8,12 +14,6 @@
 #include <vector>
 
 #include <unistd.h>
-
-#include "virtio/queue/testing/fake_driver.h"
-#include "virtio/transport/testing/echo_device.h"
-#include "virtio/transport/testing/mmio_guest.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::virtio {
 namespace {

@@ -4,10 +4,10 @@
 // it like guest input.
 #pragma once
 
+#include "virtio/queue/queue.h"
+
 #include <cstdint>
 #include <vector>
-
-#include "virtio/queue/queue.h"
 
 namespace mayfly::virtio {
 

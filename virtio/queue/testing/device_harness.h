@@ -4,13 +4,13 @@
 // queues, and a DeviceHost that writes down what the device asked for. Stands in for the transport.
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <vector>
-
 #include "virtio/device.h"
 #include "virtio/queue/queue.h"
 #include "virtio/queue/testing/fake_driver.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
 
 namespace mayfly::virtio::testing {
 

@@ -6,6 +6,10 @@
 // are spent, so a test that keeps old buffers must give it enough.
 #pragma once
 
+#include "base/memory/guest_memory.h"
+#include "virtio/queue/queue.h"
+#include "virtio/queue/wire.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -13,10 +17,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/memory/guest_memory.h"
-#include "virtio/queue/queue.h"
-#include "virtio/queue/wire.h"
 
 namespace mayfly::virtio::testing {
 

@@ -4,13 +4,13 @@
 // requests until the test completes them. Its configuration is 16 bytes that can be written.
 #pragma once
 
+#include "virtio/device.h"
+
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
-
-#include "virtio/device.h"
 
 namespace mayfly::virtio::testing {
 

@@ -4,15 +4,15 @@
 // sequence of virtio 1.2, sections 3.1.1 and 4.2.3.
 #pragma once
 
+#include "virtio/queue/queue.h"
+#include "virtio/transport/mmio.h"
+#include "virtio/transport/wire.h"
+
 #include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <span>
-
-#include "virtio/queue/queue.h"
-#include "virtio/transport/mmio.h"
-#include "virtio/transport/wire.h"
 
 namespace mayfly::virtio::testing {
 
