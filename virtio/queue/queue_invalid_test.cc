@@ -65,7 +65,7 @@ TEST_CASE("a queue is refused for its size, its indices, its alignment and its p
   state.next_used = 10;
   CHECK_EQ(refused(state), "QUEUE_INDEX");
 
-  for (Gpa QueueState::*field :
+  for (Gpa QueueState::* field :
        {&QueueState::descriptors, &QueueState::driver_area, &QueueState::device_area}) {
     state = good;
     (state.*field).value += 1;

@@ -66,7 +66,7 @@ struct MmioTransport::H {
   }
 
   /// One half of an address of the selected queue.
-  template <Gpa QueueState::*kAddress, unsigned kShift>
+  template <Gpa QueueState::* kAddress, unsigned kShift>
   static void address(T& t, uint32_t value, Held&) {
     QueueState* q = programmable(t);
     if (q) (q->*kAddress).value = with_half((q->*kAddress).value, kShift, value);
