@@ -6,15 +6,16 @@
 #include <variant>
 
 #include "base/clock.h"
+#include "virtio/vsock/vsock.h"
 
 namespace mayfly::vmm {
 namespace {
 
-// Every kick, disk and stream of a machine: queues of all slots, 8 disks, console input, the control
-// sockets, and a socket for each vsock connection.
+// Queues of all slots, 8 disks, console input, the control sockets.
+constexpr uint16_t kMachineFiles = 128;
 constexpr Loop::Limits kLoopLimits = {
     .ring_entries = 256,
-    .files = 1152,
+    .files = kMachineFiles + virtio::vsock::files_for(virtio::vsock::kMaxConnections),
     .clients = 64,
 };
 

@@ -95,6 +95,8 @@ class Loop {
 
   /// Submits, waits for and dispatches one batch. On the loop thread, without the lock.
   Result<> run_once();
+  /// The same, but waits for at most `timeout_ns`; the batch may be empty.
+  Result<> run_once_for(uint64_t timeout_ns);
   /// Any thread: the run_once() under way, or the next one, returns.
   void wake();
 
@@ -122,7 +124,7 @@ class Loop {
   Result<io_uring_sqe*> next_sqe(FileSlot file);
   Result<> submit_transfer(io_uring_sqe* sqe, ClientId client, uint32_t op);
   Result<> submit_poll(FileSlot file);
-  Result<> submit_and_wait();
+  Result<> check_wait(int status) const;
   void dispatch();
   void dispatch_poll(uint64_t token, int32_t result, bool more);
   void dispatch_transfer(uint64_t token, int32_t result);

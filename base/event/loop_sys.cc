@@ -214,12 +214,12 @@ Result<> Loop::sync(ClientId client, FileSlot file, uint32_t op) {
   return submit_transfer(sqe, client, op);
 }
 
-Result<> Loop::submit_and_wait() {
-  const int status = io_uring_submit_and_wait(ring_.get(), 1);
-  if (status < 0 && status != -EINTR && status != -EAGAIN && status != -EBUSY) {
-    return fail_errno({Code::kInternal, "IO_URING"}, -status, "io_uring: wait for completions");
+Result<> Loop::check_wait(int status) const {
+  if (status >= 0 || status == -EINTR || status == -EAGAIN || status == -EBUSY ||
+      status == -ETIME) {
+    return {};
   }
-  return {};
+  return fail_errno({Code::kInternal, "IO_URING"}, -status, "io_uring: wait for completions");
 }
 
 void Loop::dispatch() {
@@ -264,7 +264,21 @@ void Loop::dispatch_transfer(uint64_t token, int32_t result) {
 }
 
 Result<> Loop::run_once() {
-  TRY(submit_and_wait());
+  TRY(check_wait(io_uring_submit_and_wait(ring_.get(), 1)));
+  const std::lock_guard<std::mutex> held(lock_);
+  dispatch();
+  return {};
+}
+
+Result<> Loop::run_once_for(uint64_t timeout_ns) {
+  constexpr uint64_t kNsPerSecond = 1'000'000'000;
+  __kernel_timespec timeout = {
+      .tv_sec = static_cast<int64_t>(timeout_ns / kNsPerSecond),
+      .tv_nsec = static_cast<long long>(timeout_ns % kNsPerSecond),
+  };
+  io_uring_cqe* first = nullptr;
+  TRY(check_wait(
+      io_uring_submit_and_wait_timeout(ring_.get(), &first, 1, &timeout, nullptr)));
   const std::lock_guard<std::mutex> held(lock_);
   dispatch();
   return {};

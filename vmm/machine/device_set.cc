@@ -112,6 +112,11 @@ bool DeviceSet::idle() {
   return true;
 }
 
+bool DeviceSet::has_unsent() {
+  const std::lock_guard held(parts_.loop.lock());
+  return vsock_ != nullptr && vsock_->unsent_bytes() > 0;
+}
+
 Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {
   if (vsock_ == nullptr) {
     return fail({Code::kFailedPrecondition, "NO_VSOCK"}, "vsock_connect: the VM has no vsock device");

@@ -49,7 +49,10 @@ class DeviceSet {
   void freeze();
   void thaw();
   void serve_all();
+  /// No backend touches guest RAM.
   bool idle();
+  /// The guest sent data that its peers have not taken yet.
+  bool has_unsent();
 
   Result<> connect_vsock(uint32_t port, Fd stream);
 

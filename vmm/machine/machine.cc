@@ -13,6 +13,12 @@
 #include "vmm/kvm/cpuid_x86.h"
 
 namespace mayfly {
+namespace {
+
+// How long a machine that has ended waits for peers to take what the guest sent them.
+constexpr uint64_t kLastWordsNs = 1'000'000'000;
+
+}  // namespace
 
 Machine::Machine(Loop& loop, MachineConfig config, Phases phases)
     : loop_(loop), config_(std::move(config)), phases_(phases), exits_(config_.vcpu_count) {}
@@ -157,6 +163,10 @@ Machine::End Machine::finish() {
   if (rest) {
     devices_->serve_all();
     rest = drain_devices();
+  }
+  const uint64_t deadline_ns = monotonic_ns() + kLastWordsNs;
+  while (rest && devices_->has_unsent() && monotonic_ns() < deadline_ns) {
+    rest = loop_.run_once_for(deadline_ns - monotonic_ns());
   }
   if (!rest) log(LogLevel::kError, "finish: %s", rest.error().describe().c_str());
   const std::lock_guard held(end_lock_);
