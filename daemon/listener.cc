@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "daemon/state_dir.h"
 #include "daemon/unix_socket_sys.h"
 
 namespace mayfly::daemon {
@@ -38,12 +37,10 @@ Result<> clear_the_way(const std::string& path) {
 
 Result<std::unique_ptr<Listener>> Listener::create(Reactor& reactor, const std::string& path, Hook accepted) {
   TRY(check_socket_path("--socket", path));
-  const std::string parent = path.substr(0, path.rfind('/'));
-  const bool made_dir = parent.empty() ? false : TRY(make_dir(parent));
   TRY(clear_the_way(path));
   Fd socket = TRY(listen_unix(path, SOCK_STREAM | SOCK_NONBLOCK, kBacklog));
   std::unique_ptr<Listener> listener(
-      new Listener(path, made_dir, std::move(socket), std::move(accepted)));
+      new Listener(path, std::move(socket), std::move(accepted)));
   if (::chmod(path.c_str(), 0600) != 0) {
     return fail_errno({Code::kFailedPrecondition, "SOCKET_MODE"}, errno, "chmod %s", path.c_str());
   }
@@ -52,13 +49,12 @@ Result<std::unique_ptr<Listener>> Listener::create(Reactor& reactor, const std::
   return listener;
 }
 
-Listener::Listener(std::string path, bool made_dir, Fd socket, Hook accepted)
-    : path_(std::move(path)), made_dir_(made_dir), socket_(std::move(socket)), accepted_(std::move(accepted)) {}
+Listener::Listener(std::string path, Fd socket, Hook accepted)
+    : path_(std::move(path)), socket_(std::move(socket)), accepted_(std::move(accepted)) {}
 
 Listener::~Listener() {
   watch_.reset();
   ::unlink(path_.c_str());
-  if (made_dir_) ::rmdir(path_.substr(0, path_.rfind('/')).c_str());
 }
 
 void Listener::on_readable() {

@@ -24,11 +24,10 @@ class Listener {
   ~Listener();
 
  private:
-  Listener(std::string path, bool made_dir, Fd socket, Hook accepted);
+  Listener(std::string path, Fd socket, Hook accepted);
   void on_readable();
 
   const std::string path_;
-  const bool made_dir_;
   const Fd socket_;
   Hook accepted_;  // Reactor's thread only.
   Watch watch_;

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "daemon/server.h"
 #include "daemon/state_dir.h"
+#include "daemon/unix_socket_sys.h"
 
 namespace mayfly::daemon {
 namespace {
@@ -36,7 +37,14 @@ struct Flags {
   std::string kvm_device = "/dev/kvm";
   int private_fd = -1;
   bool verbose = false;
+  // The socket's directory is ours, to be removed at the end.
+  bool made_socket_dir = false;
 };
+
+std::string socket_dir(const Flags& flags) {
+  const std::string parent = flags.socket.substr(0, flags.socket.rfind('/'));
+  return parent.empty() ? "/" : parent;
+}
 
 /// Where a daemon of this user lives unless it is told otherwise.
 std::string default_home() {
@@ -53,17 +61,16 @@ Result<> fill_defaults(Flags& flags) {
     const auto agent = beside / "guest" / "agent.cpio";
     if (std::filesystem::exists(agent, error)) flags.agent_initrd = agent;
   }
-  std::string home = default_home();
-  if (flags.private_fd >= 0 && (flags.socket.empty() || flags.state_dir.empty())) {
-    home = TRY(make_private_dir());
-  }
-  if (flags.socket.empty()) flags.socket = home + "/mayflyd.sock";
   if (flags.socket.starts_with("unix:")) flags.socket.erase(0, 5);
   while (flags.socket.starts_with("//")) flags.socket.erase(0, 1);
-  if (flags.state_dir.empty()) {
-    if (flags.private_fd < 0) TRY(make_dir(home));
-    flags.state_dir = home + "/state";
+  if (flags.socket.empty()) {
+    const std::string home = flags.private_fd >= 0 ? TRY(make_private_dir()) : default_home();
+    flags.socket = home + "/mayflyd.sock";
+    flags.made_socket_dir = flags.private_fd >= 0;
   }
+  TRY(check_socket_path("--socket", flags.socket));
+  if (TRY(make_dir(socket_dir(flags)))) flags.made_socket_dir = true;
+  if (flags.state_dir.empty()) flags.state_dir = socket_dir(flags) + "/state";
   if (::access(flags.vmm.c_str(), X_OK) != 0) {
     return fail_errno({Code::kNotFound, "VMM_MISSING"}, errno, "--vmm: cannot run %s", flags.vmm.c_str());
   }
@@ -116,29 +123,27 @@ std::chrono::milliseconds wait_for_end(FdRef signals, int private_fd) {
   }
 }
 
-int serve(Flags flags, const sigset_t& end_signals) {
-  if (auto ok = fill_defaults(flags); !ok) {
-    log(LogLevel::kError, "%s", ok.error().message().c_str());
-    tell_client(flags.private_fd, "error " + ok.error().message());
-    return 1;
+Result<> serve(Flags& flags, FdRef signals) {
+  TRY(fill_defaults(flags));
+  const auto server = TRY(Server::create({.socket_path = flags.socket,
+                                          .state_dir = flags.state_dir,
+                                          .vmm_path = flags.vmm,
+                                          .agent_initrd = flags.agent_initrd,
+                                          .kvm_device = flags.kvm_device}));
+  log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(), flags.state_dir.c_str());
+  tell_client(flags.private_fd, "ready unix:" + flags.socket);
+  server->stop(wait_for_end(signals, flags.private_fd));
+  return {};
+}
+
+int serve_and_report(Flags flags, FdRef signals) {
+  const auto served = serve(flags, signals);
+  if (!served) {
+    log(LogLevel::kError, "%s", served.error().message().c_str());
+    tell_client(flags.private_fd, "error " + served.error().message());
   }
-  const Fd signals(::signalfd(-1, &end_signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  auto server = Server::create({.socket_path = flags.socket,
-                                .state_dir = flags.state_dir,
-                                .vmm_path = flags.vmm,
-                                .agent_initrd = flags.agent_initrd,
-                                .kvm_device = flags.kvm_device});
-  if (server) {
-    log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(), flags.state_dir.c_str());
-    tell_client(flags.private_fd, "ready unix:" + flags.socket);
-    (*server)->stop(wait_for_end(signals.ref(), flags.private_fd));
-    server->reset();
-  } else {
-    log(LogLevel::kError, "%s", server.error().message().c_str());
-    tell_client(flags.private_fd, "error " + server.error().message());
-  }
-  if (flags.private_fd >= 0) ::rmdir(flags.socket.substr(0, flags.socket.rfind('/')).c_str());
-  return server ? 0 : 1;
+  if (flags.made_socket_dir) ::rmdir(socket_dir(flags).c_str());
+  return served ? 0 : 1;
 }
 
 }  // namespace
@@ -176,5 +181,6 @@ int main(int argc, char** argv) {
   const bool quiet = flags.private_fd >= 0 && !flags.verbose;
   log_init("mayflyd", flags.verbose ? LogLevel::kDebug : quiet ? LogLevel::kError : LogLevel::kInfo);
   if (flags.private_fd >= 0) ::fcntl(flags.private_fd, F_SETFD, FD_CLOEXEC);
-  return daemon::serve(std::move(flags), end_signals);
+  const Fd signals(::signalfd(-1, &end_signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  return daemon::serve_and_report(std::move(flags), signals.ref());
 }

@@ -18,7 +18,9 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -73,6 +75,15 @@ bool read_frame(FdRef fd, Message& message) {
   return read_exact(fd, payload.data(), size) && message.ParseFromString(payload);
 }
 
+/// The process groups of commands that run, killed with their "guest".
+std::mutex commands_mutex;
+std::set<pid_t> commands;
+
+void kill_commands() {
+  std::lock_guard lock(commands_mutex);
+  for (const pid_t pid : commands) ::kill(-pid, SIGKILL);
+}
+
 /// Runs one command for the daemon, on this host.
 class Command {
  public:
@@ -95,12 +106,20 @@ class Command {
       send_frame(stream_.ref(), message);
       return;
     }
+    {
+      std::lock_guard lock(commands_mutex);
+      commands.insert(pid_);
+    }
     message.mutable_started()->set_pid(static_cast<uint32_t>(pid_));
     send_frame(stream_.ref(), message);
     std::thread feeder([this, fd = std::move(in->second)]() mutable { feed(std::move(fd)); });
     pump(out->first, err->first);
     int status = 0;
     ::waitpid(pid_, &status, 0);
+    {
+      std::lock_guard lock(commands_mutex);
+      commands.erase(pid_);
+    }
     message.Clear();
     message.mutable_exited()->set_exit_code(
         static_cast<uint32_t>(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status)));
@@ -329,6 +348,7 @@ class FakeMonitor {
     if (finishing.exchange(true)) {
       for (;;) ::pause();  // Another thread does it.
     }
+    kill_commands();
     if (configure_.exit_report_fd() < fds_.size()) {
       control::ExitReport report;
       report.set_reason(reason);

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/agent_codec.h"
+#include "daemon/control_codec.h"
+#include "daemon/text.h"
+
+#include "proto/agent.pb.h"
+#include "proto/control.pb.h"
+
+#include <string>
+
+#include <doctest/doctest.h>
+
+using namespace mayfly;
+using namespace mayfly::daemon;
+
+namespace {
+
+std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+template <typename Message>
+std::string frame(const Message& message) {
+  const std::string payload = message.SerializeAsString();
+  std::string out;
+  for (unsigned shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(payload.size() >> shift));
+  return out + payload;
+}
+
+}  // namespace
+
+TEST_CASE("frames are cut the same however the stream arrives") {
+  agent::AgentToHost hello;
+  hello.mutable_hello()->set_kernel_release("6.1");
+  const std::string stream = frame(hello) + frame(agent::AgentToHost()) + frame(hello);
+  for (const size_t step : {1ul, 2ul, 3ul, 7ul, 1000ul}) {
+    FrameReader reader;
+    size_t frames = 0;
+    for (size_t at = 0; at < stream.size(); at += step) {
+      reader.feed(bytes_of(stream.substr(at, step)));
+      for (;;) {
+        auto payload = reader.next();
+        REQUIRE(payload);
+        if (!*payload) break;
+        ++frames;
+        CHECK(parse_agent_message(**payload));
+      }
+    }
+    CHECK(frames == 3);
+  }
+}
+
+TEST_CASE("a frame longer than the limit is refused before it is held") {
+  FrameReader reader;
+  reader.feed(bytes_of(std::string("\x01\x00\x01\x00", 4)));  // 65,537
+  CHECK(reader.next().error().reason() == "AGENT_FRAME");
+}
+
+TEST_CASE("what the guest says is made printable") {
+  agent::AgentToHost message;
+  message.mutable_hello()->set_kernel_release(std::string("6.1\x1b[2J\xff\x00", 8));
+  const auto parsed = parse_agent_message(message.SerializeAsString());
+  REQUIRE(parsed);
+  CHECK(std::get<AgentHello>(*parsed).kernel_release == "6.1?[2J?");
+  CHECK(printable_tail("abcdef", 3) == "def");
+}
+
+TEST_CASE("a command line too long for one frame is refused") {
+  ExecStart start;
+  start.argv = {"echo", std::string(kMaxFrameBytes, 'x')};
+  CHECK(encode_exec_start(start).error().reason() == "COMMAND_TOO_LONG");
+}
+
+TEST_CASE("an exit code above a byte does not leave the range of exit codes") {
+  agent::ExecOutput message;
+  message.mutable_exited()->set_exit_code(0x1ff);
+  const auto output = parse_exec_output(message.SerializeAsString());
+  REQUIRE(output);
+  CHECK(std::get<ExecExited>(*output).exit_code == 0xff);
+}
+
+TEST_CASE("a reply's error crosses with its code, reason and message") {
+  control::Reply reply;
+  reply.set_id(7);
+  reply.mutable_status()->set_code(3);
+  reply.mutable_status()->set_reason("KERNEL_FORMAT");
+  reply.mutable_status()->set_message("kernel: bad\x01");
+  const auto parsed = parse_reply(bytes_of(reply.SerializeAsString()));
+  REQUIRE(parsed);
+  CHECK(parsed->id == 7);
+  REQUIRE(parsed->error);
+  CHECK(parsed->error->code() == Code::kInvalidArgument);
+  CHECK(parsed->error->reason() == "KERNEL_FORMAT");
+  CHECK(parsed->error->message() == "kernel: bad?");
+}
+
+TEST_CASE("a reply with a code that does not exist is an error all the same") {
+  control::Reply reply;
+  reply.mutable_status()->set_code(9999);
+  CHECK(parse_reply(bytes_of(reply.SerializeAsString()))->error->code() == Code::kUnknown);
+}
+
+TEST_CASE("an exit report is only believed where it can be true") {
+  control::ExitReport report;
+  report.set_reason(control::EXIT_REASON_TRIPLE_FAULT);
+  CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason == ExitReason::kTripleFault);
+  report.set_reason(static_cast<control::ExitReason>(8));  // MONITOR_KILLED is the daemon's to say.
+  CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason == ExitReason::kUnspecified);
+  CHECK_FALSE(parse_exit_report({}));
+  CHECK_FALSE(parse_exit_report(bytes_of("\xff\xff")));
+  CHECK_FALSE(parse_exit_report(bytes_of(std::string(kMaxExitReportBytes + 1, '\0'))));
+}
+
+TEST_CASE("a configure request names its descriptors by their places") {
+  ConfigureParams params;
+  params.kvm = FdRef(10);
+  params.memory = FdRef(11);
+  params.kernel = FdRef(12);
+  params.initrds = {FdRef(13), FdRef(14)};
+  params.disks = {{.fd = FdRef(15), .read_only = true, .serial = "s"}};
+  params.console_ring = FdRef(16);
+  params.console_event = FdRef(17);
+  params.console_input = FdRef(18);
+  params.guest_cid = 3;
+  params.host_ports = {{.port = 1024, .fd = FdRef(19)}};
+  params.exit_report = FdRef(20);
+  const ControlPacket packet = encode_configure(5, params);
+  control::Request request;
+  REQUIRE(request.ParseFromString(packet.bytes));
+  const control::Configure& configure = request.configure();
+  const auto number = [&](uint32_t place) { return packet.fds.at(place).number(); };
+  CHECK(request.id() == 5);
+  CHECK(number(configure.kvm_fd()) == 10);
+  CHECK(number(configure.memory_fd()) == 11);
+  CHECK(number(configure.kernel_fd()) == 12);
+  CHECK(number(configure.initrd_fds(1)) == 14);
+  CHECK(number(configure.disks(0).fd()) == 15);
+  CHECK(number(configure.console().ring_fd()) == 16);
+  CHECK(number(configure.console().output_event_fd()) == 17);
+  CHECK(number(configure.console().input_fd()) == 18);
+  CHECK(number(configure.vsock().host_ports(0).fd()) == 19);
+  CHECK(number(configure.exit_report_fd()) == 20);
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A VmManager over the fake monitor, in a directory of its own; and a count of what a process holds, to show that
+// nothing is left behind.
+#pragma once
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include <unistd.h>
+
+#include "daemon/reactor.h"
+#include "daemon/vm_manager.h"
+
+namespace mayfly::daemon::testing {
+
+/// A file of this workspace that the test has among its data.
+inline std::string runfile(const std::string& path) {
+  return std::string(std::getenv("TEST_SRCDIR")) + "/" + std::getenv("TEST_WORKSPACE") + "/" + path;
+}
+
+inline size_t count_entries(const std::string& directory) {
+  size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(directory)) ++count;
+  return count;
+}
+
+inline size_t open_descriptors() { return count_entries("/proc/self/fd"); }
+
+/// Our children, the ones that have ended and were not reaped included.
+inline size_t child_processes() {
+  std::ifstream file("/proc/self/task/" + std::to_string(::getpid()) + "/children");
+  size_t count = 0;
+  for (std::string pid; file >> pid;) ++count;
+  return count;
+}
+
+class Rig {
+ public:
+  Rig() {
+    std::string name = (std::filesystem::temp_directory_path() / "rig.XXXXXX").string();
+    root_ = ::mkdtemp(name.data());
+    std::filesystem::create_directory(root_ / "vms");
+    write("kernel", 4096);
+    write("agent", 512);
+    write("disk", 4096);
+    auto reactor = Reactor::create();
+    reactor_ = *std::move(reactor);
+    environment_ = std::unique_ptr<VmEnvironment>(new VmEnvironment{
+        .reactor = *reactor_,
+        .events = events,
+        .vms_dir = vms_dir(),
+        .vmm_path = runfile("daemon/testing/fake_vmm"),
+        .agent_initrd = root_ / "agent",
+        .kvm_path = "/dev/null",
+    });
+    manager = std::make_unique<VmManager>(*environment_, [](const VmSpec&) { return Result<>(); });
+  }
+  ~Rig() {
+    manager.reset();
+    reactor_.reset();
+    std::filesystem::remove_all(root_);
+  }
+
+  std::string vms_dir() const { return root_ / "vms"; }
+  std::string path(const char* name) const { return root_ / name; }
+  void write(const char* name, size_t bytes) { std::ofstream(root_ / name) << std::string(bytes, 'x'); }
+
+  CreateRequest request(const std::string& id, const std::string& words = "", bool start = true) const {
+    CreateRequest request;
+    request.vm_id = id;
+    request.start = start;
+    request.spec.memory_mib = 16;
+    request.spec.kernel_path = path("kernel");
+    request.spec.cmdline = words;
+    return request;
+  }
+
+  EventLog events{"epoch"};
+  std::unique_ptr<VmManager> manager;
+
+ private:
+  std::filesystem::path root_;
+  std::unique_ptr<Reactor> reactor_;
+  std::unique_ptr<VmEnvironment> environment_;
+};
+
+}  // namespace mayfly::daemon::testing
