@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
-#include "proto/agent.pb.h"
+#include "guest/agent/wire.h"
 
 namespace mayfly::guest {
 namespace {
@@ -13,12 +14,31 @@ namespace {
 constexpr size_t kMaxText = 4096;
 constexpr uint32_t kMaxSignal = 64;
 
-template <typename Message>
-void add_message(SendQueue& queue, const Message& message) {
-  std::string bytes;
-  message.SerializeToString(&bytes);
-  queue.add_frame(std::as_bytes(std::span(bytes)));
-}
+// Field numbers of proto/agent.proto; convert_test compares them with what protoc makes of it.
+struct InputField {
+  static constexpr uint32_t kStart = 1, kStdin = 2, kStdinEnd = 3, kSignal = 4, kWindowSize = 5;
+};
+struct StartField {
+  static constexpr uint32_t kArgv = 1, kEnv = 2, kWorkingDirectory = 3, kTerminal = 4,
+                            kWindowSize = 5;
+};
+struct WindowField {
+  static constexpr uint32_t kRows = 1, kColumns = 2;
+};
+struct OutputField {
+  static constexpr uint32_t kStarted = 1, kStdout = 2, kStderr = 3, kExited = 4, kFailed = 5;
+};
+struct HelloField {
+  static constexpr uint32_t kProtocolVersion = 1, kAgentVersion = 2, kKernelRelease = 3,
+                            kCpuCount = 4, kInitUs = 5, kReadyUs = 6, kFailure = 7;
+};
+struct ToHostField {
+  static constexpr uint32_t kHello = 1, kShutdownFailed = 2;
+};
+// HostToAgent.shutdown and Shutdown.mode, and the modes.
+constexpr uint32_t kShutdown = 1;
+constexpr uint32_t kShutdownMode = 1;
+constexpr uint64_t kModePowerOff = 1, kModeReboot = 2;
 
 // Proto strings must be UTF-8, and a path in an error text need not be.
 std::string printable(std::string_view text) {
@@ -28,146 +48,174 @@ std::string printable(std::string_view text) {
   return out;
 }
 
-Result<> parse(std::span<const std::byte> payload, google::protobuf::MessageLite& message) {
-  if (payload.size() > kMaxFrameBytes ||
-      !message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
-    return fail({Code::kInvalidArgument, "BAD_MESSAGE"}, "a frame of %zu bytes is not a message",
-                payload.size());
+bool has_nul(std::string_view text) { return text.find('\0') != text.npos; }
+
+Result<WindowSize> parse_window(std::span<const std::byte> message) {
+  constexpr uint64_t kMax = std::numeric_limits<uint16_t>::max();
+  WindowSize window;
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) {
+    if (field->is_bytes || field->number > WindowField::kColumns) continue;
+    if (field->value > kMax) {
+      return fail({Code::kInvalidArgument, "WINDOW_SIZE"}, "window_size: %llu is above %llu",
+                  static_cast<unsigned long long>(field->value),
+                  static_cast<unsigned long long>(kMax));
+    }
+    (field->number == WindowField::kRows ? window.rows : window.columns) =
+        static_cast<uint16_t>(field->value);
+  }
+  return window;
+}
+
+Result<> add_start_field(ExecStart& start, const WireField& field) {
+  if (!field.is_bytes) {
+    if (field.number == StartField::kTerminal) start.terminal = field.value != 0;
+    return {};
+  }
+  const std::string_view text = field.text();
+  switch (field.number) {
+    case StartField::kArgv:
+      if (has_nul(text))
+        return fail({Code::kInvalidArgument, "ARGV_NUL"}, "argv: holds a zero byte");
+      start.argv.emplace_back(text);
+      break;
+    case StartField::kEnv:
+      if (const size_t equals = text.find('=');
+          has_nul(text) || equals == 0 || equals == text.npos) {
+        return fail({Code::kInvalidArgument, "ENV_ENTRY"}, "env: '%.64s' is not KEY=VALUE",
+                    printable(text).c_str());
+      }
+      start.env.emplace_back(text);
+      break;
+    case StartField::kWorkingDirectory:
+      if (has_nul(text)) {
+        return fail({Code::kInvalidArgument, "WORKING_DIRECTORY"},
+                    "working_directory: holds a zero byte");
+      }
+      start.working_directory = text;
+      break;
+    case StartField::kWindowSize:
+      start.window = TRY(parse_window(field.bytes));
+      break;
   }
   return {};
 }
 
-Result<WindowSize> window_of(const agent::ExecInput_WindowSize& window) {
-  constexpr uint32_t kMax = std::numeric_limits<uint16_t>::max();
-  if (window.rows() > kMax || window.columns() > kMax) {
-    return fail({Code::kInvalidArgument, "WINDOW_SIZE"}, "window_size: %u x %u is above %u",
-                window.rows(), window.columns(), kMax);
-  }
-  return WindowSize{static_cast<uint16_t>(window.rows()), static_cast<uint16_t>(window.columns())};
-}
-
-bool has_nul(const std::string& text) { return text.find('\0') != text.npos; }
-
-Result<ExecInput> start_of(agent::ExecInput_Start& message) {
+Result<ExecInput> parse_start(std::span<const std::byte> message) {
   ExecStart start;
-  if (message.argv().empty() || message.argv(0).empty()) {
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) TRY(add_start_field(start, *field));
+  if (start.argv.empty() || start.argv[0].empty()) {
     return fail({Code::kInvalidArgument, "ARGV_EMPTY"}, "argv: names no program");
   }
-  for (std::string& argument : *message.mutable_argv()) {
-    if (has_nul(argument))
-      return fail({Code::kInvalidArgument, "ARGV_NUL"}, "argv: holds a zero byte");
-    start.argv.push_back(std::move(argument));
-  }
-  for (std::string& entry : *message.mutable_env()) {
-    const size_t equals = entry.find('=');
-    if (has_nul(entry) || equals == 0 || equals == entry.npos) {
-      return fail({Code::kInvalidArgument, "ENV_ENTRY"}, "env: '%.64s' is not KEY=VALUE",
-                  entry.c_str());
-    }
-    start.env.push_back(std::move(entry));
-  }
-  if (has_nul(message.working_directory())) {
-    return fail({Code::kInvalidArgument, "WORKING_DIRECTORY"},
-                "working_directory: holds a zero byte");
-  }
-  start.working_directory = message.working_directory();
-  start.terminal = message.terminal();
-  start.window = TRY(window_of(message.window_size()));
   return start;
+}
+
+// The last field that `known` accepts: of a oneof given twice the last one counts.
+template <typename Known>
+Result<WireField> last_field(std::span<const std::byte> message, Known known) {
+  std::optional<WireField> last;
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) {
+    if (known(*field)) last = field;
+  }
+  if (!last) {
+    return fail({Code::kInvalidArgument, "UNKNOWN_MESSAGE"}, "a message this agent does not know");
+  }
+  return *last;
+}
+
+void add_message(SendQueue& queue, uint32_t field, const WireWriter& inner) {
+  WireWriter message;
+  message.message(field, inner);
+  queue.add_frame(message.bytes());
 }
 
 }  // namespace
 
 Result<ExecInput> parse_exec_input(std::span<const std::byte> payload) {
-  agent::ExecInput message;
-  TRY(parse(payload, message));
-  switch (message.message_case()) {
-    case agent::ExecInput::kStart:
-      return start_of(*message.mutable_start());
-    case agent::ExecInput::kStdin:
-      return StdinBytes{std::move(*message.mutable_stdin())};
-    case agent::ExecInput::kStdinEnd:
+  const WireField field = TRY(last_field(payload, [](const WireField& each) {
+    const bool is_number =
+        each.number == InputField::kStdinEnd || each.number == InputField::kSignal;
+    return each.number <= InputField::kWindowSize && each.is_bytes != is_number;
+  }));
+  switch (field.number) {
+    case InputField::kStart:
+      return parse_start(field.bytes);
+    case InputField::kStdin:
+      return StdinBytes{std::string(field.text())};
+    case InputField::kStdinEnd:
       return StdinEnd{};
-    case agent::ExecInput::kSignal:
-      if (message.signal() == 0 || message.signal() > kMaxSignal) {
-        return fail({Code::kInvalidArgument, "SIGNAL_NUMBER"}, "signal: %u is not 1 to %u",
-                    message.signal(), kMaxSignal);
+    case InputField::kSignal:
+      if (field.value == 0 || field.value > kMaxSignal) {
+        return fail({Code::kInvalidArgument, "SIGNAL_NUMBER"}, "signal: %llu is not 1 to %u",
+                    static_cast<unsigned long long>(field.value), kMaxSignal);
       }
-      return SendSignal{static_cast<int>(message.signal())};
-    case agent::ExecInput::kWindowSize:
-      return TRY(window_of(message.window_size()));
-    case agent::ExecInput::MESSAGE_NOT_SET:
-      break;
+      return SendSignal{static_cast<int>(field.value)};
+    default:
+      return TRY(parse_window(field.bytes));
   }
-  return fail({Code::kInvalidArgument, "UNKNOWN_MESSAGE"}, "a message this agent does not know");
 }
 
 Result<ShutdownMode> parse_host_message(std::span<const std::byte> payload) {
-  agent::HostToAgent message;
-  TRY(parse(payload, message));
-  if (!message.has_shutdown()) {
-    return fail({Code::kInvalidArgument, "UNKNOWN_MESSAGE"}, "a message this agent does not know");
+  const WireField shutdown = TRY(last_field(
+      payload, [](const WireField& each) { return each.number == kShutdown && each.is_bytes; }));
+  uint64_t mode = 0;
+  WireReader reader(shutdown.bytes);
+  while (const auto field = TRY(reader.next())) {
+    if (field->number == kShutdownMode && !field->is_bytes) mode = field->value;
   }
-  switch (message.shutdown().mode()) {
-    case agent::Shutdown::MODE_POWEROFF:
-      return ShutdownMode::kPowerOff;
-    case agent::Shutdown::MODE_REBOOT:
-      return ShutdownMode::kReboot;
-    default:
-      return fail({Code::kInvalidArgument, "SHUTDOWN_MODE"},
-                  "shutdown.mode: %d is neither POWEROFF nor REBOOT",
-                  static_cast<int>(message.shutdown().mode()));
-  }
+  if (mode == kModePowerOff) return ShutdownMode::kPowerOff;
+  if (mode == kModeReboot) return ShutdownMode::kReboot;
+  return fail({Code::kInvalidArgument, "SHUTDOWN_MODE"},
+              "shutdown.mode: %llu is neither POWEROFF nor REBOOT",
+              static_cast<unsigned long long>(mode));
 }
 
 void add_hello(SendQueue& queue, const Hello& hello) {
-  agent::AgentToHost message;
-  agent::Hello& out = *message.mutable_hello();
-  out.set_protocol_version(kProtocolVersion);
-  out.set_agent_version(printable(hello.agent_version));
-  out.set_kernel_release(printable(hello.kernel_release));
-  out.set_cpu_count(hello.cpu_count);
-  out.set_init_us(hello.init_us);
-  out.set_ready_us(hello.ready_us);
-  out.set_failure(printable(hello.failure));
-  add_message(queue, message);
+  WireWriter out;
+  out.number(HelloField::kProtocolVersion, kProtocolVersion);
+  out.text(HelloField::kAgentVersion, printable(hello.agent_version));
+  out.text(HelloField::kKernelRelease, printable(hello.kernel_release));
+  out.number(HelloField::kCpuCount, hello.cpu_count);
+  out.number(HelloField::kInitUs, hello.init_us);
+  out.number(HelloField::kReadyUs, hello.ready_us);
+  out.text(HelloField::kFailure, printable(hello.failure));
+  add_message(queue, ToHostField::kHello, out);
 }
 
 void add_shutdown_failed(SendQueue& queue, std::string_view text) {
-  agent::AgentToHost message;
-  message.mutable_shutdown_failed()->set_message(printable(text));
-  add_message(queue, message);
+  WireWriter out;
+  out.text(1, printable(text));
+  add_message(queue, ToHostField::kShutdownFailed, out);
 }
 
 void add_started(SendQueue& queue, uint32_t pid) {
-  agent::ExecOutput message;
-  message.mutable_started()->set_pid(pid);
-  add_message(queue, message);
+  WireWriter out;
+  out.number(1, pid);
+  add_message(queue, OutputField::kStarted, out);
 }
 
 void add_output(SendQueue& queue, OutputStream stream, std::span<const std::byte> bytes) {
   CHECK(bytes.size() <= kMaxOutputBytes);
-  agent::ExecOutput message;
-  if (stream == OutputStream::kStdout) {
-    message.set_stdout(bytes.data(), bytes.size());
-  } else {
-    message.set_stderr(bytes.data(), bytes.size());
-  }
-  add_message(queue, message);
+  WireWriter head;
+  head.begin_bytes(stream == OutputStream::kStdout ? OutputField::kStdout : OutputField::kStderr,
+                   bytes.size());
+  queue.add_frame(head.bytes(), bytes);
 }
 
 void add_exited(SendQueue& queue, const Exited& exited) {
-  agent::ExecOutput message;
-  message.mutable_exited()->set_exit_code(exited.exit_code);
-  message.mutable_exited()->set_signal(exited.signal);
-  add_message(queue, message);
+  WireWriter out;
+  out.number(1, exited.exit_code);
+  out.number(2, exited.signal);
+  add_message(queue, OutputField::kExited, out);
 }
 
 void add_failed(SendQueue& queue, int guest_errno, std::string_view text) {
-  agent::ExecOutput message;
-  message.mutable_failed()->set_guest_errno(static_cast<uint32_t>(guest_errno));
-  message.mutable_failed()->set_message(printable(text));
-  add_message(queue, message);
+  WireWriter out;
+  out.number(1, static_cast<uint32_t>(guest_errno));
+  out.text(2, printable(text));
+  add_message(queue, OutputField::kFailed, out);
 }
 
 }  // namespace mayfly::guest

@@ -47,14 +47,17 @@ Result<std::optional<std::span<const std::byte>>> FrameDecoder::next() {
   return std::span<const std::byte>(frame + kFrameHeaderBytes, length);
 }
 
-void SendQueue::add_frame(std::span<const std::byte> payload) {
-  CHECK(payload.size() <= kMaxFrameBytes);
+void SendQueue::add_frame(std::span<const std::byte> payload) { add_frame(payload, {}); }
+
+void SendQueue::add_frame(std::span<const std::byte> first, std::span<const std::byte> second) {
+  const size_t size = first.size() + second.size();
+  CHECK(size <= kMaxFrameBytes);
   std::byte header[kFrameHeaderBytes];
-  for (size_t i = 0; i < kFrameHeaderBytes; ++i) {
-    header[i] = static_cast<std::byte>(payload.size() >> (8 * i));
-  }
+  for (size_t i = 0; i < kFrameHeaderBytes; ++i)
+    header[i] = static_cast<std::byte>(size >> (8 * i));
   add_bytes(header);
-  add_bytes(payload);
+  add_bytes(first);
+  add_bytes(second);
 }
 
 void SendQueue::add_bytes(std::span<const std::byte> bytes) {

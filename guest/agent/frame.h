@@ -44,6 +44,8 @@ class SendQueue {
  public:
   /// `payload` is at most kMaxFrameBytes: longer is a bug of ours.
   void add_frame(std::span<const std::byte> payload);
+  /// A payload in two parts, together at most kMaxFrameBytes.
+  void add_frame(std::span<const std::byte> first, std::span<const std::byte> second);
   void add_bytes(std::span<const std::byte> bytes);
   std::span<const std::byte> pending() const;
   void sent(size_t count);

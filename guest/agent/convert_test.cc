@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The agent's own encoding against protobuf's, both ways and for every message of
+// proto/agent.proto.
+#include "guest/agent/convert.h"
+
+#include <random>
+
+#include "proto/agent.pb.h"
+
+#include <doctest/doctest.h>
+
+namespace mayfly::guest {
+namespace {
+
+// The frame's payload, as protobuf reads it.
+template <typename Message>
+Message read_back(const SendQueue& queue) {
+  Message message;
+  const auto payload = queue.pending().subspan(kFrameHeaderBytes);
+  REQUIRE_UNARY(message.ParseFromArray(payload.data(), static_cast<int>(payload.size())));
+  // Nothing in it that protobuf did not understand.
+  CHECK_EQ(message.SerializeAsString().size(), payload.size());
+  return message;
+}
+
+Result<ExecInput> parse(const google::protobuf::MessageLite& message) {
+  const std::string bytes = message.SerializeAsString();
+  return parse_exec_input(std::as_bytes(std::span(bytes)));
+}
+
+TEST_CASE("protobuf reads every message the agent sends") {
+  SendQueue hello;
+  add_hello(hello, {"1.2", "6.1", 4, 1ull << 40, 77, "no root"});
+  const auto said = read_back<agent::AgentToHost>(hello).hello();
+  CHECK_EQ(said.protocol_version(), kProtocolVersion);
+  CHECK_EQ(said.agent_version(), "1.2");
+  CHECK_EQ(said.kernel_release(), "6.1");
+  CHECK_EQ(said.cpu_count(), 4u);
+  CHECK_EQ(said.init_us(), 1ull << 40);
+  CHECK_EQ(said.ready_us(), 77u);
+  CHECK_EQ(said.failure(), "no root");
+
+  SendQueue not_down;
+  add_shutdown_failed(not_down, "because");
+  CHECK_EQ(read_back<agent::AgentToHost>(not_down).shutdown_failed().message(), "because");
+  SendQueue started;
+  add_started(started, 300);
+  CHECK_EQ(read_back<agent::ExecOutput>(started).started().pid(), 300u);
+  SendQueue exited;
+  add_exited(exited, {137, 9});
+  CHECK_EQ(read_back<agent::ExecOutput>(exited).exited().exit_code(), 137u);
+  CHECK_EQ(read_back<agent::ExecOutput>(exited).exited().signal(), 9u);
+  SendQueue good;
+  add_exited(good, {0, 0});
+  CHECK_UNARY(read_back<agent::ExecOutput>(good).has_exited());
+  SendQueue failed;
+  add_failed(failed, 2, "no\xff such");
+  CHECK_EQ(read_back<agent::ExecOutput>(failed).failed().guest_errno(), 2u);
+  CHECK_EQ(read_back<agent::ExecOutput>(failed).failed().message(), "no? such");
+}
+
+TEST_CASE("protobuf reads output of every size") {
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{127}, size_t{128}, kMaxOutputBytes}) {
+    const std::string bytes(size, 'o');
+    SendQueue out;
+    SendQueue err;
+    add_output(out, OutputStream::kStdout, std::as_bytes(std::span(bytes)));
+    add_output(err, OutputStream::kStderr, std::as_bytes(std::span(bytes)));
+    CHECK_UNARY(read_back<agent::ExecOutput>(out).has_stdout());
+    CHECK_UNARY(read_back<agent::ExecOutput>(out).stdout() == bytes);
+    CHECK_UNARY(read_back<agent::ExecOutput>(err).stderr() == bytes);
+  }
+}
+
+TEST_CASE("the agent reads a start as protobuf writes it") {
+  agent::ExecInput message;
+  auto& start = *message.mutable_start();
+  start.add_argv("sh");
+  start.add_argv("");
+  start.add_argv(std::string(300, 'a'));
+  start.add_env("A=");
+  start.set_working_directory("/srv");
+  start.set_terminal(true);
+  start.mutable_window_size()->set_rows(24);
+  start.mutable_window_size()->set_columns(65535);
+  const auto input = parse(message);
+  REQUIRE_UNARY(input.has_value());
+  const auto& parsed = std::get<ExecStart>(*input);
+  REQUIRE_EQ(parsed.argv.size(), 3u);
+  CHECK_EQ(parsed.argv[0], "sh");
+  CHECK_EQ(parsed.argv[1], "");
+  CHECK_EQ(parsed.argv[2].size(), 300u);
+  REQUIRE_EQ(parsed.env.size(), 1u);
+  CHECK_EQ(parsed.env[0], "A=");
+  CHECK_EQ(parsed.working_directory, "/srv");
+  CHECK_UNARY(parsed.terminal);
+  CHECK_EQ(parsed.window.rows, 24);
+  CHECK_EQ(parsed.window.columns, 65535);
+}
+
+TEST_CASE("the agent reads every other input as protobuf writes it") {
+  agent::ExecInput message;
+  message.set_stdin(std::string("a\0b\xff", 4));
+  CHECK_EQ(std::get<StdinBytes>(*parse(message)).bytes, std::string("a\0b\xff", 4));
+  message.set_stdin_end(true);
+  CHECK_UNARY(std::holds_alternative<StdinEnd>(*parse(message)));
+  message.set_signal(15);
+  CHECK_EQ(std::get<SendSignal>(*parse(message)).number, 15);
+  message.mutable_window_size()->set_columns(80);
+  CHECK_EQ(std::get<WindowSize>(*parse(message)).columns, 80);
+
+  agent::HostToAgent host;
+  host.mutable_shutdown()->set_mode(agent::Shutdown::MODE_REBOOT);
+  std::string bytes = host.SerializeAsString();
+  CHECK_EQ(*parse_host_message(std::as_bytes(std::span(bytes))), ShutdownMode::kReboot);
+  host.mutable_shutdown()->set_mode(agent::Shutdown::MODE_POWEROFF);
+  bytes = host.SerializeAsString();
+  CHECK_EQ(*parse_host_message(std::as_bytes(std::span(bytes))), ShutdownMode::kPowerOff);
+}
+
+TEST_CASE("what cannot be followed is refused, and the error names the field") {
+  const auto reason = [](const agent::ExecInput& message) {
+    const auto input = parse(message);
+    return input ? std::string("accepted") : input.error().reason();
+  };
+  agent::ExecInput message;
+  CHECK_EQ(reason(message), "UNKNOWN_MESSAGE");
+  message.mutable_start();
+  CHECK_EQ(reason(message), "ARGV_EMPTY");
+  message.mutable_start()->add_argv(std::string("a\0b", 3));
+  CHECK_EQ(reason(message), "ARGV_NUL");
+  message.mutable_start()->set_argv(0, "a");
+  message.mutable_start()->add_env("=x");
+  CHECK_EQ(reason(message), "ENV_ENTRY");
+  message.mutable_start()->set_env(0, "x");
+  CHECK_EQ(reason(message), "ENV_ENTRY");
+  message.mutable_start()->clear_env();
+  message.mutable_start()->mutable_window_size()->set_rows(65536);
+  CHECK_EQ(reason(message), "WINDOW_SIZE");
+  message.set_signal(0);
+  CHECK_EQ(reason(message), "SIGNAL_NUMBER");
+  message.set_signal(65);
+  CHECK_EQ(reason(message), "SIGNAL_NUMBER");
+  const std::string none;
+  CHECK_EQ(parse_host_message(std::as_bytes(std::span(none))).error().reason(), "UNKNOWN_MESSAGE");
+  const std::string mode_7("\x0a\x02\x08\x07", 4);
+  CHECK_EQ(parse_host_message(std::as_bytes(std::span(mode_7))).error().reason(), "SHUTDOWN_MODE");
+}
+
+TEST_CASE("a message cut short anywhere is refused or a shorter message, never read past") {
+  agent::ExecInput message;
+  message.mutable_start()->add_argv("program");
+  message.mutable_start()->set_working_directory("/somewhere");
+  const std::string bytes = message.SerializeAsString();
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    const std::string part = bytes.substr(0, size);
+    CHECK_UNARY(!parse_exec_input(std::as_bytes(std::span(part))).has_value());
+  }
+}
+
+TEST_CASE("whatever protobuf refuses, the agent refuses") {
+  std::mt19937_64 random(7);
+  agent::ExecInput seed;
+  seed.mutable_start()->add_argv("program");
+  seed.mutable_start()->mutable_window_size()->set_rows(3);
+  const std::string good = seed.SerializeAsString();
+  int refused = 0;
+  for (int round = 0; round < 20'000; ++round) {
+    std::string bytes = good;
+    for (uint64_t flips = 1 + random() % 3; flips > 0; --flips) {
+      bytes[random() % bytes.size()] = static_cast<char>(random());
+    }
+    agent::ExecInput message;
+    if (message.ParseFromString(bytes)) continue;
+    // Two things protobuf is stricter about do not matter here: text need not be UTF-8, and groups,
+    // which it knows and we refuse, may be unfinished.
+    const auto input = parse_exec_input(std::as_bytes(std::span(bytes)));
+    if (input && std::holds_alternative<ExecStart>(*input)) {
+      const auto& start = std::get<ExecStart>(*input);
+      const auto ascii = [](const std::string& text) {
+        return std::ranges::all_of(text, [](char c) { return c >= 0; });
+      };
+      CHECK_UNARY(!(std::ranges::all_of(start.argv, ascii) &&
+                    std::ranges::all_of(start.env, ascii) && ascii(start.working_directory)));
+    }
+    ++refused;
+  }
+  CHECK_GT(refused, 1000);
+}
+
+}  // namespace
+}  // namespace mayfly::guest
