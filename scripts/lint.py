@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The rules of the tree that a pattern can check. Prints `file:line: what` for each breach; exits 1 if there is one."""
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Adds up what scripts/test ran and closes with `N passed, N failed, N skipped`.
 

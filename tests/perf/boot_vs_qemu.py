@@ -1,8 +1,8 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """create -> guest init, Mayfly beside QEMU's microvm machine, interleaved on one machine.
 
-usage: scripts/build && scripts/guest_files && scripts/lab --out out/perf python3 tests/perf/boot_vs_qemu.py
+usage: scripts/build && scripts/guest_files && scripts/lab --out out/perf /usr/bin/python3 tests/perf/boot_vs_qemu.py
 
 Both boot the same kernel, root image and command line, with the same devices (disk, console, entropy, vsock where the host
 has vhost) and one vCPU of 128 MiB. The end mark is the guest's: its init writes a line to the console. The start mark is the
@@ -113,8 +113,7 @@ def main():
     parser.add_argument("--kernel", default=str(ROOT / "out/guest/vmlinux"))
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "out/perf/boot_vs_qemu.json")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests"))
-    import perf.mayfly_client as mayfly_client
+    import mayfly_client
     with tempfile.TemporaryDirectory(prefix="mayfly-perf-") as name:
         directory = pathlib.Path(name)
         image = prepare_image(directory)
