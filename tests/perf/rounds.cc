@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include <spawn.h>
 #include <sys/resource.h>
@@ -19,10 +20,7 @@ uint64_t ns_of(const timeval& time) {
          static_cast<uint64_t>(time.tv_usec) * 1000;
 }
 
-}  // namespace
-
-Result<Sample> run_once(const Contender& contender) {
-  std::vector<std::string> arguments = contender.argv;
+Result<Sample> run_command(const std::string& name, std::vector<std::string> arguments) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
@@ -30,29 +28,36 @@ Result<Sample> run_once(const Contender& contender) {
   const uint64_t begin = monotonic_ns();
   const int error = ::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ);
   if (error != 0) {
-    return fail_errno({Code::kNotFound, "SPAWN"}, error, "%s: %s", contender.name.c_str(), argv[0]);
+    return fail_errno({Code::kNotFound, "SPAWN"}, error, "%s: %s", name.c_str(), argv[0]);
   }
   int status = 0;
   rusage usage{};
   while (::wait4(pid, &status, 0, &usage) < 0 && errno == EINTR) {
   }
   const uint64_t end = monotonic_ns();
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != contender.exit_code) {
-    return fail({Code::kAborted, "EXIT_STATUS"}, "%s: ended with wait status 0x%x",
-                contender.name.c_str(), static_cast<unsigned>(status));
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return fail({Code::kAborted, "EXIT_STATUS"}, "%s: ended with wait status 0x%x", name.c_str(),
+                static_cast<unsigned>(status));
   }
   return Sample{end - begin, ns_of(usage.ru_utime) + ns_of(usage.ru_stime)};
 }
 
-Result<std::vector<std::vector<Sample>>> run_rounds(const std::vector<Contender>& contenders,
+}  // namespace
+
+Contender command(std::string name, std::vector<std::string> argv) {
+  auto run = [name, argv = std::move(argv)] { return run_command(name, argv); };
+  return {std::move(name), std::move(run)};
+}
+
+Result<std::vector<std::vector<Sample>>> run_rounds(std::vector<Contender>& contenders,
                                                     uint32_t rounds) {
   std::vector<std::vector<Sample>> samples(contenders.size());
-  for (const Contender& each : contenders) TRY(run_once(each));
+  for (Contender& each : contenders) TRY(each.run());
   for (uint32_t round = 0; round < rounds; ++round) {
     for (size_t i = 0; i < contenders.size(); ++i) {
       // Each round begins elsewhere, so that no contender always follows the same one.
       const size_t turn = (i + round) % contenders.size();
-      samples[turn].push_back(TRY(run_once(contenders[turn])));
+      samples[turn].push_back(TRY(contenders[turn].run()));
     }
   }
   return samples;

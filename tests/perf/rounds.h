@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Programs timed against each other, from spawn to reaped, interleaved: each round runs every
-// contender once, so what the machine does meanwhile strikes all alike.
+// Runs timed against each other, interleaved: each round runs every contender once, so what the
+// machine does meanwhile strikes all alike.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,26 +13,25 @@
 
 namespace mayfly::perf {
 
-struct Contender {
-  std::string name;
-  std::vector<std::string> argv;
-  /// What a good run ends with.
-  int exit_code = 0;
-};
-
 struct Sample {
   uint64_t wall_ns = 0;
   /// User and system time of the process and the children it reaped.
   uint64_t cpu_ns = 0;
 };
 
-/// samples[i][r] is contender i in round r. The first round is run twice and its first half
-/// forgotten. A run that ends otherwise than with its exit code is an error.
-Result<std::vector<std::vector<Sample>>> run_rounds(const std::vector<Contender>& contenders,
-                                                    uint32_t rounds);
+struct Contender {
+  std::string name;
+  /// One run. A run that goes wrong is an error, not a time.
+  std::move_only_function<Result<Sample>()> run;
+};
 
-/// Spawns, waits, measures.
-Result<Sample> run_once(const Contender& contender);
+/// A process from spawn to reaped; it must end with code 0.
+Contender command(std::string name, std::vector<std::string> argv);
+
+/// samples[i][r] is contender i in round r. One run of each beforehand does not count. Stops at the
+/// first error.
+Result<std::vector<std::vector<Sample>>> run_rounds(std::vector<Contender>& contenders,
+                                                    uint32_t rounds);
 
 /// The value below which `part` of the values are; `values` is not empty.
 double quantile(std::vector<double> values, double part);
