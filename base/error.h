@@ -2,9 +2,9 @@
 //
 // How every fallible function reports failure: Result<T> is a value or an Error.
 //
-// An Error carries a canonical gRPC code (what the caller may do about it), a machine-readable reason
-// (what API clients match on), a message for people that names the field, the value and the limit, and the
-// place it was made. Making one allocates; the paths that make them are never hot.
+// An Error carries a canonical gRPC code (what the caller may do about it), a machine-readable
+// reason (what API clients match on), a message for people that names the field, the value and the
+// limit, and the place it was made. Making one allocates; the paths that make them are never hot.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 
 namespace mayfly {
 
-/// The canonical gRPC codes, with gRPC's numbers: they cross the control socket and the API unchanged.
+/// The canonical gRPC codes, with gRPC's numbers: they cross the control socket and the API
+/// unchanged.
 enum class Code : uint8_t {
   kCancelled = 1,
   kUnknown = 2,
@@ -40,8 +41,8 @@ const char* code_name(Code code);
 /// A code from outside (the control socket); anything unknown is kUnknown.
 Code code_from_number(uint32_t number);
 
-/// What kind of failure, and where in the source. Written at the call of fail(); the location is the
-/// caller's own line. `reason` is a string literal in UPPER_SNAKE_CASE.
+/// What kind of failure, and where in the source. Written at the call of fail(); the location is
+/// the caller's own line. `reason` is a string literal in UPPER_SNAKE_CASE.
 struct Failure {
   Code code;
   const char* reason;
@@ -75,7 +76,8 @@ class [[nodiscard]] Error {
   /// "INVALID_ARGUMENT VCPU_COUNT: vcpus: 33 is above the limit of 32 (spec.cc:41)", for logs.
   std::string describe() const;
 
-  /// The same error with `context: ` before its message, for the caller who knows which file or field.
+  /// The same error with `context: ` before its message, for the caller who knows which file or
+  /// field.
   Error with_context(const std::string& context) &&;
 
  private:
@@ -89,7 +91,8 @@ class [[nodiscard]] Error {
 template <typename T = void>
 using Result = std::expected<T, Error>;
 
-/// `return fail({Code::kInvalidArgument, "VCPU_COUNT"}, "vcpus: %u is above the limit of %u", n, max);`
+/// `return fail({Code::kInvalidArgument, "VCPU_COUNT"}, "vcpus: %u is above the limit of %u", n,
+/// max);`
 [[gnu::format(printf, 2, 3)]] std::unexpected<Error> fail(Failure failure, const char* format, ...);
 
 /// The same for a failed system call; `: <strerror>` is appended to the message.
@@ -100,32 +103,30 @@ using Result = std::expected<T, Error>;
 [[gnu::format(printf, 1, 2)]] std::string format(const char* format, ...);
 
 /// The value of a Result, or a return of its error from the enclosing function.
-#define TRY(expression)                                                         \
-  ({                                                                            \
-    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wshadow\"") \
-    auto&& try_result_ = (expression);                                          \
-    _Pragma("GCC diagnostic pop")                                               \
-    if (!try_result_) [[unlikely]]                                              \
-      return std::unexpected(std::move(try_result_).error());                   \
-    *std::move(try_result_);                                                    \
+#define TRY(expression)                                                                   \
+  ({                                                                                      \
+    _Pragma("GCC diagnostic push")                                                        \
+        _Pragma("GCC diagnostic ignored \"-Wshadow\"") auto&& try_result_ = (expression); \
+    _Pragma("GCC diagnostic pop") if (!try_result_)                                       \
+        [[unlikely]] return std::unexpected(std::move(try_result_).error());              \
+    *std::move(try_result_);                                                              \
   })
 
 /// The value of a Result that cannot fail here; a comment at the use says why.
-#define MUST(expression)                                                        \
-  ({                                                                            \
-    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wshadow\"") \
-    auto&& must_result_ = (expression);                                         \
-    _Pragma("GCC diagnostic pop")                                               \
-    if (!must_result_) [[unlikely]]                                             \
-      ::mayfly::die(must_result_.error());                                      \
-    *std::move(must_result_);                                                   \
+#define MUST(expression)                                                                   \
+  ({                                                                                       \
+    _Pragma("GCC diagnostic push")                                                         \
+        _Pragma("GCC diagnostic ignored \"-Wshadow\"") auto&& must_result_ = (expression); \
+    _Pragma("GCC diagnostic pop") if (!must_result_)                                       \
+        [[unlikely]] ::mayfly::die(must_result_.error());                                  \
+    *std::move(must_result_);                                                              \
   })
 
 /// Always on; for our own bugs only. Nothing a guest, file or message says may reach one.
-#define CHECK(condition)                                                       \
-  do {                                                                         \
-    if (!(condition)) [[unlikely]]                                             \
-      ::mayfly::check_failed(#condition, std::source_location::current());     \
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) [[unlikely]]                                         \
+      ::mayfly::check_failed(#condition, std::source_location::current()); \
   } while (false)
 
 [[noreturn]] void check_failed(const char* condition, std::source_location where);

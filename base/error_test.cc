@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/error.h"
 
-#include <cerrno>
-
 #include <doctest/doctest.h>
+
+#include <cerrno>
 
 namespace mayfly {
 namespace {

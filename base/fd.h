@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// File descriptors by ownership. Fd owns and closes; FdRef borrows and is the parameter type. Neither is
-// thread-safe. Every descriptor made here is close-on-exec.
+// File descriptors by ownership. Fd owns and closes; FdRef borrows and is the parameter type.
+// Neither is thread-safe. Every descriptor made here is close-on-exec.
 #pragma once
+
+#include "base/error.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>
-
-#include "base/error.h"
 
 namespace mayfly {
 

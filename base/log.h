@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One line per call on standard error: `<program> <level> <text>`. Any thread; a line is one write(2), so
-// lines never mix. The daemon reads a monitor's standard error and keeps its tail for the exit report.
-// What a guest says is never logged here unescaped: log numbers and our own words.
+// One line per call on standard error: `<program> <level> <text>`. Any thread; a line is one
+// write(2), so lines never mix. The daemon reads a monitor's standard error and keeps its tail for
+// the exit report. What a guest says is never logged here unescaped: log numbers and our own words.
 #pragma once
 
 namespace mayfly {

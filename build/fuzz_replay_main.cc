@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a fuzz body without libFuzzer: every corpus file named on the command line, then mutations of
-// each and of random bytes from a fixed seed, so that a failure repeats.
+// Runs a fuzz body without libFuzzer: every corpus file named on the command line, then mutations
+// of each and of random bytes from a fixed seed, so that a failure repeats.
 #include <cstdint>
 #include <cstdio>
 #include <fstream>

@@ -15,9 +15,9 @@ Result<int> parse_descriptor(std::string_view flag, std::string_view text) {
   int descriptor = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), descriptor);
   if (error != std::errc() || end != text.data() + text.size() || descriptor < 3) {
-    return fail({Code::kInvalidArgument, "DESCRIPTOR"}, "%.*s%.*s: not a descriptor number from 3 on",
-                static_cast<int>(flag.size()), flag.data(), static_cast<int>(text.size()),
-                text.data());
+    return fail({Code::kInvalidArgument, "DESCRIPTOR"},
+                "%.*s%.*s: not a descriptor number from 3 on", static_cast<int>(flag.size()),
+                flag.data(), static_cast<int>(text.size()), text.data());
   }
   return descriptor;
 }
@@ -42,7 +42,8 @@ Result<JailSpec> parse_arguments(std::span<const char* const> arguments) {
     return fail({Code::kInvalidArgument, "NO_PROGRAM"}, "--exec-fd=N is missing");
   }
   if (spec.arguments.empty()) {
-    return fail({Code::kInvalidArgument, "NO_ARGUMENTS"}, "the program's own arguments (argv[0] at least) "
+    return fail({Code::kInvalidArgument, "NO_ARGUMENTS"},
+                "the program's own arguments (argv[0] at least) "
                 "are missing behind --");
   }
   if (spec.kept.size() > kMaxKept) {

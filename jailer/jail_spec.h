@@ -3,11 +3,11 @@
 // What a jail is made from: the jailer's arguments, checked.
 #pragma once
 
+#include "base/error.h"
+
 #include <span>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
 
 namespace mayfly::jailer {
 

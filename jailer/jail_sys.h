@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The steps of the jail, each one mechanism. Called in this order, once, by a process with one thread that becomes the
-// program at the end. An Error leaves the process half jailed: it must exit.
+// The steps of the jail, each one mechanism. Called in this order, once, by a process with one
+// thread that becomes the program at the end. An Error leaves the process half jailed: it must
+// exit.
 #pragma once
-
-#include <span>
 
 #include "base/error.h"
 #include "jailer/jail_spec.h"
+
+#include <span>
 
 namespace mayfly::jailer {
 

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the steps for real, in a child that becomes /bin/sh.
+#include "base/fd.h"
+#include "jailer/jail_spec.h"
+#include "jailer/jail_sys.h"
+
+#include <doctest/doctest.h>
+
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -8,12 +14,6 @@
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/fd.h"
-#include "jailer/jail_spec.h"
-#include "jailer/jail_sys.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::jailer {
 namespace {
@@ -35,7 +35,8 @@ Outcome run_in_jail(const std::string& script, const std::vector<int>& kept) {
     spec.exec_fd = ::open("/bin/sh", O_RDONLY);
     spec.kept = kept;
     spec.arguments = {"sh", "-c", script};
-    if (!close_other_descriptors(spec) || !limit_resources() || !forbid_new_privileges()) ::_exit(99);
+    if (!close_other_descriptors(spec) || !limit_resources() || !forbid_new_privileges())
+      ::_exit(99);
     (void)enter(spec);
     ::_exit(98);
   }
@@ -58,15 +59,17 @@ TEST_CASE("only listed descriptors reach the program") {
                                       {listed.number(), high.number()});
   CHECK_EQ(outcome.status, 0);
   size_t count = 0;
-  for (size_t at = 0; (at = outcome.output.find("/dev/zero", at)) != std::string::npos; ++at) ++count;
+  for (size_t at = 0; (at = outcome.output.find("/dev/zero", at)) != std::string::npos; ++at)
+    ++count;
   CHECK_EQ(count, 2);
   CHECK_EQ(outcome.output.find("/bin/"), std::string::npos);
 }
 
 TEST_CASE("the program has no environment, no core file and no new privileges") {
-  const Outcome outcome =
-      run_in_jail("echo [$LEAK]; ulimit -c; while read k v; do "
-                  "[ $k = NoNewPrivs: ] && echo nnp $v; done < /proc/self/status; true", {});
+  const Outcome outcome = run_in_jail(
+      "echo [$LEAK]; ulimit -c; while read k v; do "
+      "[ $k = NoNewPrivs: ] && echo nnp $v; done < /proc/self/status; true",
+      {});
   CHECK_EQ(outcome.status, 0);
   CHECK_EQ(outcome.output, "[]\n0\nnnp 1\n");
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // mayfly-jailer: takes away what a monitor does not need, then becomes it. Started by mayflyd.
-#include <cstdio>
-#include <string_view>
-
 #include "base/log.h"
 #include "jailer/jail_spec.h"
 #include "jailer/jail_sys.h"
+
+#include <cstdio>
+#include <string_view>
 
 namespace {
 

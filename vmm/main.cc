@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// mayfly-vmm: one virtual machine's monitor. Started by mayflyd, with a listening control socket as its
-// only input; everything else arrives through that as descriptors.
+// mayfly-vmm: one virtual machine's monitor. Started by mayflyd, with a listening control socket as
+// its only input; everything else arrives through that as descriptors.
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "vmm/kvm/vcpu_sys.h"
+#include "vmm/monitor.h"
+
 #include <charconv>
 #include <csignal>
 #include <cstdio>
@@ -9,12 +15,6 @@
 #include <string_view>
 
 #include <unistd.h>
-
-#include "base/clock.h"
-#include "base/fd.h"
-#include "base/log.h"
-#include "vmm/kvm/vcpu_sys.h"
-#include "vmm/monitor.h"
 
 namespace {
 
@@ -50,6 +50,7 @@ int main(int argc, char** argv) {
   auto monitor = vmm::Monitor::create(Fd(control), main_ns);
   const Result<> result = monitor ? (*monitor)->run() : std::unexpected(monitor.error());
   if (!result) log(LogLevel::kError, "%s", result.error().describe().c_str());
-  // The threads and mappings end with the process; taking them down one by one would only be slower.
+  // The threads and mappings end with the process; taking them down one by one would only be
+  // slower.
   ::_exit(result ? 0 : 1);
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/monitor.h"
 
+#include "base/clock.h"
+#include "virtio/vsock/vsock.h"
+
 #include <span>
 #include <utility>
 #include <variant>
-
-#include "base/clock.h"
-#include "virtio/vsock/vsock.h"
 
 namespace mayfly::vmm {
 namespace {
@@ -61,7 +61,8 @@ Result<> Monitor::serve_requests() {
     machine_->end(ExitReason::kHostStop, "the daemon closed the control connection");
     return {};
   }
-  return fail({Code::kCancelled, "NO_CONFIG"}, "the daemon went away before it sent a configuration");
+  return fail({Code::kCancelled, "NO_CONFIG"},
+              "the daemon went away before it sent a configuration");
 }
 
 Result<Machine*> Monitor::machine() {

@@ -4,14 +4,14 @@
 // reports how it ended. Everything happens on the main thread, which is the loop thread.
 #pragma once
 
-#include <memory>
-
 #include "base/error.h"
 #include "base/event/loop.h"
 #include "base/fd.h"
 #include "vmm/control/request.h"
 #include "vmm/control/server.h"
 #include "vmm/machine/machine.h"
+
+#include <memory>
 
 namespace mayfly::vmm {
 

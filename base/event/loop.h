@@ -13,6 +13,9 @@
 // poll is gone is recognised by the generation and dropped.
 #pragma once
 
+#include "base/error.h"
+#include "base/fd.h"
+
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -21,9 +24,6 @@
 #include <vector>
 
 #include <sys/uio.h>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 struct io_uring;
 struct io_uring_sqe;
@@ -70,7 +70,8 @@ class Loop {
 
   /// `client` outlives its registration. kResourceExhausted past Limits::clients.
   Result<ClientId> add_client(LoopClient& client);
-  /// Completions still to come for it are dropped; the memory they touch stays until pending() is 0.
+  /// Completions still to come for it are dropped; the memory they touch stays until pending() is
+  /// 0.
   void remove_client(ClientId id);
   /// Reads, writes and syncs of this client that the kernel still works on (polls do not count).
   uint32_t pending(ClientId id) const;

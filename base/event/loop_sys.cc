@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/event/loop.h"
 
+#include <liburing.h>
+
 #include <cerrno>
 #include <cstring>
 
-#include <liburing.h>
 #include <poll.h>
 
 namespace mayfly {
@@ -17,8 +18,8 @@ constexpr uint64_t kPollToken = uint64_t{1} << 63;
 constexpr uint64_t kIgnoredToken = ~uint64_t{0};
 constexpr uint32_t kMaxOp = 0x7fff'ffff;
 
-constexpr uint8_t kAllowedOperations[] = {IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_READV,
-                                          IORING_OP_WRITEV, IORING_OP_FSYNC};
+constexpr uint8_t kAllowedOperations[] = {IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,
+                                          IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC};
 
 uint64_t poll_token(uint16_t index, uint16_t generation) {
   return kPollToken | uint64_t{generation} << 16 | index;
@@ -63,8 +64,8 @@ Result<std::unique_ptr<Loop>> Loop::create(const Limits& limits) {
 
 Result<> Loop::restrict_and_enable(const Limits& limits) {
   const std::vector<int> no_files(files_.size(), -1);
-  int status = io_uring_register_files(ring_.get(), no_files.data(),
-                                       static_cast<unsigned>(no_files.size()));
+  int status =
+      io_uring_register_files(ring_.get(), no_files.data(), static_cast<unsigned>(no_files.size()));
   if (status < 0) {
     return fail_errno({Code::kResourceExhausted, "IO_URING"}, -status,
                       "io_uring: register a table of %u files", limits.files);
@@ -277,8 +278,7 @@ Result<> Loop::run_once_for(uint64_t timeout_ns) {
       .tv_nsec = static_cast<long long>(timeout_ns % kNsPerSecond),
   };
   io_uring_cqe* first = nullptr;
-  TRY(check_wait(
-      io_uring_submit_and_wait_timeout(ring_.get(), &first, 1, &timeout, nullptr)));
+  TRY(check_wait(io_uring_submit_and_wait_timeout(ring_.get(), &first, 1, &timeout, nullptr)));
   const std::lock_guard<std::mutex> held(lock_);
   dispatch();
   return {};

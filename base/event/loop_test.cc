@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/event/loop.h"
 
+#include <doctest/doctest.h>
+
 #include <array>
 #include <cstring>
 #include <thread>
@@ -11,8 +13,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <doctest/doctest.h>
-
 namespace mayfly {
 namespace {
 
@@ -21,7 +21,9 @@ struct Recorder final : LoopClient {
   std::vector<std::pair<uint32_t, int32_t>> seen;
 };
 
-std::unique_ptr<Loop> make_loop() { return *Loop::create({.ring_entries = 8, .files = 4, .clients = 2}); }
+std::unique_ptr<Loop> make_loop() {
+  return *Loop::create({.ring_entries = 8, .files = 4, .clients = 2});
+}
 
 TEST_CASE("what is written through the ring is read back through it") {
   auto loop = make_loop();

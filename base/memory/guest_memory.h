@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Guest RAM. The only place where a guest-physical address becomes host memory: everything else holds a Gpa, a
-// GuestRange or a GuestSpan, and never a pointer (style rule 13).
+// Guest RAM. The only place where a guest-physical address becomes host memory: everything else
+// holds a Gpa, a GuestRange or a GuestSpan, and never a pointer (style rule 13).
 //
-// The guest writes this memory whenever it likes, from other threads. Every read here copies out exactly once;
-// callers validate and use the copy. Bounds are checked when a range becomes a span, and again at each access.
+// The guest writes this memory whenever it likes, from other threads. Every read here copies out
+// exactly once; callers validate and use the copy. Bounds are checked when a range becomes a span,
+// and again at each access.
 //
 // GuestMemory is immutable after create() and may be used from any thread. A GuestSpan borrows it.
 //
 // Layout (x86): RAM fills [0, 3 GiB) first and goes on at 4 GiB; the gap holds device registers.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <bit>
 #include <cstddef>
@@ -18,9 +22,6 @@
 #include <type_traits>
 
 #include <sys/uio.h>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly {
 
@@ -41,8 +42,8 @@ struct GuestRange {
 inline constexpr Gpa kLowRamEnd{0xc000'0000};
 inline constexpr Gpa kHighRamStart{0x1'0000'0000};
 
-/// A piece of guest RAM that lies wholly inside one region. Offsets and sizes are checked: an access past the end
-/// is our own bug and CHECKs, so callers compare with size() first.
+/// A piece of guest RAM that lies wholly inside one region. Offsets and sizes are checked: an
+/// access past the end is our own bug and CHECKs, so callers compare with size() first.
 class GuestSpan {
  public:
   GuestSpan() = default;
@@ -96,8 +97,9 @@ class GuestMemory {
     uint64_t file_offset;
   };
 
-  /// Maps `memfd` (at least `size_bytes` long, shared) at an address range reserved once, so that what is mapped
-  /// there can change later without KVM being told. `size_bytes` is a multiple of 4096.
+  /// Maps `memfd` (at least `size_bytes` long, shared) at an address range reserved once, so that
+  /// what is mapped there can change later without KVM being told. `size_bytes` is a multiple of
+  /// 4096.
   static Result<GuestMemory> create(FdRef memfd, uint64_t size_bytes);
 
   ~GuestMemory();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/memory/guest_memory.h"
+
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include <sys/mman.h>
-
-#include "base/memory/guest_memory.h"
 
 namespace mayfly {
 namespace {
@@ -48,7 +48,8 @@ void GuestSpan::zero(uint64_t offset, uint64_t size_bytes) const {
 uint16_t GuestSpan::load_acquire_u16(uint64_t offset) const {
   std::byte* word = at(offset, sizeof(uint16_t));
   CHECK(std::bit_cast<uintptr_t>(word) % alignof(uint16_t) == 0);
-  // SAFETY: in range by at() and aligned by the CHECK; the guest writes it with plain 16-bit stores.
+  // SAFETY: in range by at() and aligned by the CHECK; the guest writes it with plain 16-bit
+  // stores.
   return __atomic_load_n(reinterpret_cast<uint16_t*>(word), __ATOMIC_ACQUIRE);
 }
 
@@ -110,9 +111,9 @@ Result<GuestMemory> GuestMemory::create(FdRef memfd, uint64_t size_bytes) {
   }
   for (const Region& region : memory.regions()) {
     // SAFETY: MAP_FIXED inside our own reservation.
-    void* mapped = ::mmap(std::bit_cast<void*>(region.host_address), region.size,
-                          PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd.number(),
-                          static_cast<off_t>(region.file_offset));
+    void* mapped =
+        ::mmap(std::bit_cast<void*>(region.host_address), region.size, PROT_READ | PROT_WRITE,
+               MAP_SHARED | MAP_FIXED, memfd.number(), static_cast<off_t>(region.file_offset));
     if (mapped == MAP_FAILED) {
       return fail_errno({Code::kResourceExhausted, "MEMORY_MAP"}, errno, "memory: map %llu bytes",
                         static_cast<unsigned long long>(region.size));

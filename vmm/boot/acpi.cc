@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/boot/acpi.h"
 
+#include "vmm/boot/aml.h"
+#include "vmm/boot/layout.h"
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <span>
 #include <string_view>
-
-#include "vmm/boot/aml.h"
-#include "vmm/boot/layout.h"
 
 namespace mayfly::boot {
 namespace {

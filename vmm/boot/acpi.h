@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The guest's ACPI tables: hardware-reduced (ACPI 6.5), and nothing but what a guest needs to find its
-// CPUs, its IOAPIC, its virtio devices, pvpanic, and how to switch off. No firmware writes them, so they
-// are final.
+// The guest's ACPI tables: hardware-reduced (ACPI 6.5), and nothing but what a guest needs to find
+// its CPUs, its IOAPIC, its virtio devices, pvpanic, and how to switch off. No firmware writes
+// them, so they are final.
 #pragma once
+
+#include "base/error.h"
+#include "base/memory/guest_memory.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
-
-#include "base/error.h"
-#include "base/memory/guest_memory.h"
 
 namespace mayfly::boot {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/boot/acpi.h"
 
-#include <cstring>
-#include <string>
-
 #include "vmm/boot/aml.h"
 #include "vmm/boot/layout.h"
 
 #include <doctest/doctest.h>
+
+#include <cstring>
+#include <string>
 
 namespace mayfly::boot {
 namespace {

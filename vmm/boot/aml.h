@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// As much ACPI Machine Language (ACPI 6.5, chapter 20) as the DSDT needs: terms are byte strings that
-// contain each other.
+// As much ACPI Machine Language (ACPI 6.5, chapter 20) as the DSDT needs: terms are byte strings
+// that contain each other.
 #pragma once
 
 #include <cstdint>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "vmm/boot/image_file.h"
+#include "vmm/boot/kernel.h"
+#include "vmm/boot/layout.h"
+
 #include <algorithm>
 #include <cstring>
 
 #include <asm/bootparam.h>
-
-#include "vmm/boot/image_file.h"
-#include "vmm/boot/kernel.h"
-#include "vmm/boot/layout.h"
 
 namespace mayfly::boot {
 namespace {

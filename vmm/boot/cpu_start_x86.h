@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The first vCPU's registers for an Entry. The others wait for the guest's own INIT and SIPI, as KVM
-// leaves them.
+// The first vCPU's registers for an Entry. The others wait for the guest's own INIT and SIPI, as
+// KVM leaves them.
 #pragma once
 
 #include "base/error.h"

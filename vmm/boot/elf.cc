@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "vmm/boot/image_file.h"
+#include "vmm/boot/kernel.h"
+#include "vmm/boot/layout.h"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -7,10 +11,6 @@
 #include <vector>
 
 #include <elf.h>
-
-#include "vmm/boot/image_file.h"
-#include "vmm/boot/kernel.h"
-#include "vmm/boot/layout.h"
 
 namespace mayfly::boot {
 namespace {

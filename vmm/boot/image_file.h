@@ -3,13 +3,13 @@
 // Bounded reads from a kernel or initrd file, whose offsets are the file's own claims.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
-
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/memory/guest_memory.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
 
 namespace mayfly::boot {
 

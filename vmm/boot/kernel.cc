@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/boot/kernel.h"
 
+#include "vmm/boot/image_file.h"
+#include "vmm/boot/layout.h"
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -9,9 +12,6 @@
 
 #include <asm/bootparam.h>
 #include <elf.h>
-
-#include "vmm/boot/image_file.h"
-#include "vmm/boot/layout.h"
 
 namespace mayfly::boot {
 namespace {

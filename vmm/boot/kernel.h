@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Puts a kernel, its initrd, its command line and the tables it reads into guest RAM, and says how the
-// first vCPU starts. Two kinds of kernel: an ELF vmlinux with a PVH entry note (Xen's
+// Puts a kernel, its initrd, its command line and the tables it reads into guest RAM, and says how
+// the first vCPU starts. Two kinds of kernel: an ELF vmlinux with a PVH entry note (Xen's
 // docs/misc/pvh.pandoc), entered in 32-bit protected mode; and a bzImage, entered by Linux's 64-bit
 // boot protocol (Documentation/arch/x86/boot.rst).
 //
-// The kernel and initrd files are hostile: every offset, size and address in them is checked, and an
-// error names the part. Called once, on the loop thread, before any vCPU runs.
+// The kernel and initrd files are hostile: every offset, size and address in them is checked, and
+// an error names the part. Called once, on the loop thread, before any vCPU runs.
 #pragma once
-
-#include <cstdint>
-#include <span>
-#include <string>
 
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/memory/guest_memory.h"
+
+#include <cstdint>
+#include <span>
+#include <string>
 
 namespace mayfly::boot {
 

@@ -3,6 +3,7 @@
 #include "vmm/boot/kernel.h"
 
 #include <cstdint>
+
 #include <unistd.h>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

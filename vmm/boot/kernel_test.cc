@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/boot/kernel.h"
 
+#include "vmm/boot/layout.h"
+
+#include <doctest/doctest.h>
+
 #include <cstring>
 #include <vector>
 
 #include <asm/bootparam.h>
 #include <elf.h>
 #include <unistd.h>
-
-#include "vmm/boot/layout.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::boot {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where things are in a guest's physical address space and port space (x86). The ACPI tables tell the
-// guest all of it; nothing here is probed for.
+// Where things are in a guest's physical address space and port space (x86). The ACPI tables tell
+// the guest all of it; nothing here is probed for.
 //
 //   0x0000_6000  PVH start info, module list, memory map; or the bzImage zero page
 //   0x0000_9000  page tables and GDT for the 64-bit entry
@@ -13,9 +13,9 @@
 //   0xfee0_0000  local APICs
 #pragma once
 
-#include <cstdint>
-
 #include "base/memory/guest_memory.h"
+
+#include <cstdint>
 
 namespace mayfly::boot {
 

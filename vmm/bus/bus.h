@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who answers which guest addresses: one Bus for ports, one for device memory. Filled while the machine
-// is built and fixed afterwards, so vCPU threads look it up without a lock; each device protects itself.
+// Who answers which guest addresses: one Bus for ports, one for device memory. Filled while the
+// machine is built and fixed afterwards, so vCPU threads look it up without a lock; each device
+// protects itself.
 #pragma once
+
+#include "base/error.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "base/error.h"
-
 namespace mayfly {
 
-/// A device as an address range. Called on vCPU threads, on several at once. Offset and width are the
-/// guest's choice; `offset + data.size()` lies inside the range.
+/// A device as an address range. Called on vCPU threads, on several at once. Offset and width are
+/// the guest's choice; `offset + data.size()` lies inside the range.
 class BusDevice {
  public:
   /// Fills `data`, which comes zeroed.

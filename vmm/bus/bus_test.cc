@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/bus/bus.h"
 
-#include <array>
-
 #include <doctest/doctest.h>
+
+#include <array>
 
 namespace mayfly {
 namespace {

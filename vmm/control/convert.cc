@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <utility>
-
 #include "proto/control.pb.h"
 #include "vmm/control/request.h"
+
+#include <utility>
 
 namespace mayfly::vmm {
 namespace {

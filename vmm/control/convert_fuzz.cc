@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Control packets from anybody who reached the socket.
-#include <cstdint>
-
 #include "vmm/control/request.h"
+
+#include <cstdint>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace mayfly;

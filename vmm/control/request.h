@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the daemon may ask of a monitor, as checked values: proto/control.proto without protobuf. Only
-// convert.cc sees the generated code.
+// What the daemon may ask of a monitor, as checked values: proto/control.proto without protobuf.
+// Only convert.cc sees the generated code.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "vmm/machine/config.h"
+#include "vmm/machine/exit_reason.h"
 
 #include <cstdint>
 #include <optional>
@@ -10,11 +15,6 @@
 #include <string>
 #include <variant>
 #include <vector>
-
-#include "base/error.h"
-#include "base/fd.h"
-#include "vmm/machine/config.h"
-#include "vmm/machine/exit_reason.h"
 
 namespace mayfly::vmm {
 

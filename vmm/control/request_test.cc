@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/control/request.h"
 
-#include <unistd.h>
-
 #include "proto/control.pb.h"
 
 #include <doctest/doctest.h>
+
+#include <unistd.h>
 
 namespace mayfly::vmm {
 namespace {
@@ -62,7 +62,8 @@ TEST_CASE("numbers outside their limits are refused by field") {
   CHECK_EQ(reason(request), "VCPU_COUNT");
   request.mutable_configure()->set_vcpu_count(33);
   CHECK_EQ(parse(request).error().error.message(), "vcpu_count: 33 is not from 1 to 32");
-  for (const uint64_t bytes : {uint64_t{0}, uint64_t{1} << 20, (uint64_t{64} << 20) + 1, ~uint64_t{0}}) {
+  for (const uint64_t bytes :
+       {uint64_t{0}, uint64_t{1} << 20, (uint64_t{64} << 20) + 1, ~uint64_t{0}}) {
     request = valid();
     request.mutable_configure()->set_memory_bytes(bytes);
     CHECK_EQ(reason(request), "MEMORY_SIZE");

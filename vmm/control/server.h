@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The monitor's end of the control socket: accepts the daemon on a listening SOCK_SEQPACKET socket, one
-// connection at a time, and turns packets into requests. A new connection takes the place of one whose
-// peer has gone; while one lives, further ones wait.
+// The monitor's end of the control socket: accepts the daemon on a listening SOCK_SEQPACKET socket,
+// one connection at a time, and turns packets into requests. A new connection takes the place of
+// one whose peer has gone; while one lives, further ones wait.
 //
 // Threads: the loop thread. The loop only notes that something came; next() is called outside its
 // dispatch, so that a request may run the loop itself (a pause waits for devices to come to rest).
 #pragma once
+
+#include "base/error.h"
+#include "base/event/loop.h"
+#include "base/fd.h"
+#include "vmm/control/request.h"
 
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
-#include "base/event/loop.h"
-#include "base/fd.h"
-#include "vmm/control/request.h"
 
 namespace mayfly::vmm {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/control/server.h"
 
+#include "base/log.h"
+
 #include <cerrno>
 #include <cstring>
 
 #include <poll.h>
 #include <sys/socket.h>
-
-#include "base/log.h"
 
 namespace mayfly::vmm {
 namespace {
@@ -122,8 +122,8 @@ std::optional<Request> Server::next() {
   while (connection_.valid() && can_receive_) {
     std::optional<Packet> packet = receive();
     if (!packet) continue;
-    auto request = parse_request(std::span(buffer_.get(), packet->size),
-                                 std::move(packet->descriptors));
+    auto request =
+        parse_request(std::span(buffer_.get(), packet->size), std::move(packet->descriptors));
     if (request) return *std::move(request);
     reply(request.error().id, std::unexpected(std::move(request.error().error)));
   }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/control/server.h"
 
+#include "proto/control.pb.h"
+
+#include <doctest/doctest.h>
+
 #include <string>
 
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-#include "proto/control.pb.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::vmm {
 namespace {
@@ -54,7 +54,8 @@ void send_pause(const Fd& fd, uint64_t id) {
   request.set_id(id);
   request.mutable_pause();
   const std::string bytes = request.SerializeAsString();
-  REQUIRE_EQ(::send(fd.number(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+  REQUIRE_EQ(::send(fd.number(), bytes.data(), bytes.size(), 0),
+             static_cast<ssize_t>(bytes.size()));
 }
 
 ::mayfly::control::Reply receive_reply(const Fd& fd) {

@@ -18,10 +18,10 @@ constexpr uint32_t kAmdCacheTopology = 0x8000'001d;
 constexpr uint32_t kAmdSizes = 0x8000'0008;
 constexpr uint32_t kAmdTopology = 0x8000'001e;
 
-constexpr uint32_t kFeatureHtt = 1u << 28;           // leaf 1 EDX
-constexpr uint32_t kFeatureHypervisor = 1u << 31;    // leaf 1 ECX
-constexpr uint32_t kFeatureTscDeadline = 1u << 24;   // leaf 1 ECX
-constexpr uint32_t kFeatureCmpLegacy = 1u << 1;      // leaf 0x80000001 ECX
+constexpr uint32_t kFeatureHtt = 1u << 28;          // leaf 1 EDX
+constexpr uint32_t kFeatureHypervisor = 1u << 31;   // leaf 1 ECX
+constexpr uint32_t kFeatureTscDeadline = 1u << 24;  // leaf 1 ECX
+constexpr uint32_t kFeatureCmpLegacy = 1u << 1;     // leaf 0x80000001 ECX
 constexpr uint32_t kLevelSmt = 1;
 constexpr uint32_t kLevelCore = 2;
 

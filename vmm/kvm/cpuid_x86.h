@@ -4,9 +4,9 @@
 // single socket of `vcpu_count` cores. Pure; any thread.
 #pragma once
 
-#include <cstdint>
-
 #include "vmm/kvm/kvm_abi.h"
+
+#include <cstdint>
 
 namespace mayfly::kvm {
 

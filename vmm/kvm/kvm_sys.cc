@@ -147,8 +147,8 @@ Result<> Vm::add_ioeventfd(FdRef event, Gpa address, uint32_t value) {
   request.fd = event.number();
   request.flags = KVM_IOEVENTFD_FLAG_DATAMATCH;
   if (call(fd_.ref(), KVM_IOEVENTFD, &request) != 0) {
-    return fail_errno({Code::kResourceExhausted, "KVM_IOEVENTFD"}, errno, "kvm: ioeventfd at 0x%llx",
-                      static_cast<unsigned long long>(address.value));
+    return fail_errno({Code::kResourceExhausted, "KVM_IOEVENTFD"}, errno,
+                      "kvm: ioeventfd at 0x%llx", static_cast<unsigned long long>(address.value));
   }
   return {};
 }

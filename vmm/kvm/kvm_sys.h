@@ -3,19 +3,19 @@
 // The KVM device as typed calls: the system (`Kvm`), a virtual machine (`Vm`) and a virtual CPU
 // (`Vcpu`, in vcpu_sys.h). Follows the kernel's Documentation/virt/kvm/api.rst.
 //
-// Debian 12's <linux/kvm.h> gives structs with flexible arrays a larger size in C++ than in C, so the
-// ioctl numbers made from them are wrong (docs/building.md). The layouts and numbers that matter are
-// therefore ours, in kvm_abi.h, with their sizes asserted.
+// Debian 12's <linux/kvm.h> gives structs with flexible arrays a larger size in C++ than in C, so
+// the ioctl numbers made from them are wrong (docs/building.md). The layouts and numbers that
+// matter are therefore ours, in kvm_abi.h, with their sizes asserted.
 //
 // Threads: Kvm and Vm may be used from any thread; the order at start-up is the caller's.
 #pragma once
-
-#include <cstdint>
 
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/memory/guest_memory.h"
 #include "vmm/kvm/kvm_abi.h"
+
+#include <cstdint>
 
 namespace mayfly::kvm {
 

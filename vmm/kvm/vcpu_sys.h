@@ -2,18 +2,18 @@
 //
 // One virtual CPU: running it, the exits it ends a run with, and its state as data.
 //
-// Threads: everything belongs to the vCPU's own thread but request_exit(), which any thread may call.
-// What an exit carries (port, address, data) is the guest's choice and hostile.
+// Threads: everything belongs to the vCPU's own thread but request_exit(), which any thread may
+// call. What an exit carries (port, address, data) is the guest's choice and hostile.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "vmm/kvm/kvm_sys.h"
 
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-
-#include "base/error.h"
-#include "base/fd.h"
-#include "vmm/kvm/kvm_sys.h"
 
 namespace mayfly::kvm {
 

@@ -11,14 +11,14 @@ constexpr uint64_t kPageSize = 4096;
 
 Result<> need(const Fd& fd, const char* field) {
   if (fd.valid()) return {};
-  return fail({Code::kInvalidArgument, "DESCRIPTOR_MISSING"}, "%s: no descriptor came with the call",
-              field);
+  return fail({Code::kInvalidArgument, "DESCRIPTOR_MISSING"},
+              "%s: no descriptor came with the call", field);
 }
 
 Result<> at_most(size_t count, size_t limit, const char* field) {
   if (count <= limit) return {};
-  return fail({Code::kInvalidArgument, "TOO_MANY"}, "%s: %zu are over the limit of %zu", field, count,
-              limit);
+  return fail({Code::kInvalidArgument, "TOO_MANY"}, "%s: %zu are over the limit of %zu", field,
+              count, limit);
 }
 
 Result<> validate_memory(uint64_t bytes) {
@@ -32,7 +32,8 @@ Result<> validate_memory(uint64_t bytes) {
 
 Result<> validate_vsock(const VsockConfig& vsock) {
   if (vsock.guest_cid < kMinGuestCid || vsock.guest_cid > kMaxGuestCid) {
-    return fail({Code::kInvalidArgument, "GUEST_CID"}, "vsock.guest_cid: %llu is not from %llu to %llu",
+    return fail({Code::kInvalidArgument, "GUEST_CID"},
+                "vsock.guest_cid: %llu is not from %llu to %llu",
                 static_cast<unsigned long long>(vsock.guest_cid),
                 static_cast<unsigned long long>(kMinGuestCid),
                 static_cast<unsigned long long>(kMaxGuestCid));

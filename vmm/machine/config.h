@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a machine is built from, as checked values and owned descriptors. vmm/control makes it from the
-// daemon's message; validate() has looked at every number before a Machine sees it.
+// What a machine is built from, as checked values and owned descriptors. vmm/control makes it from
+// the daemon's message; validate() has looked at every number before a Machine sees it.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly {
 

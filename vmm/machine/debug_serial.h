@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The transmit half of an 8250 serial port, for `earlycon=uart8250,io,0x3f8`: what a guest says before
-// virtio-console works. Off by default; every byte is an exit. Called on vCPU threads.
+// The transmit half of an 8250 serial port, for `earlycon=uart8250,io,0x3f8`: what a guest says
+// before virtio-console works. Off by default; every byte is an exit. Called on vCPU threads.
 #pragma once
 
-#include <atomic>
-
 #include "vmm/bus/bus.h"
+
+#include <atomic>
 
 namespace mayfly {
 

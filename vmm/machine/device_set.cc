@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/device_set.h"
 
-#include <mutex>
-#include <utility>
-
 #include "virtio/blk/uring_backend.h"
 #include "virtio/console/console.h"
 #include "virtio/console/loop_input.h"
 #include "virtio/console/ring_sink.h"
 #include "virtio/rng/rng.h"
 #include "vmm/boot/layout.h"
+
+#include <mutex>
+#include <utility>
 
 namespace mayfly {
 
@@ -47,8 +47,8 @@ Result<> DeviceSet::add_console() {
   if (parts_.config.console.input.valid()) {
     input = TRY(LoopInput::create(parts_.loop, std::move(parts_.config.console.input)));
   }
-  return add(std::make_unique<Console>(std::make_unique<RingSink>(parts_.console_ring),
-                                       std::move(input)));
+  return add(
+      std::make_unique<Console>(std::make_unique<RingSink>(parts_.console_ring), std::move(input)));
 }
 
 Result<> DeviceSet::add_vsock() {
@@ -67,8 +67,7 @@ Result<> DeviceSet::add_disks() {
   for (DiskConfig& disk : parts_.config.disks) {
     const auto access = disk.access == DiskAccess::kReadOnly ? virtio::blk::Access::kReadOnly
                                                              : virtio::blk::Access::kReadWrite;
-    auto backend =
-        virtio::blk::UringBackend::create(parts_.loop, std::move(disk.file), access);
+    auto backend = virtio::blk::UringBackend::create(parts_.loop, std::move(disk.file), access);
     auto blk = backend ? virtio::blk::Blk::create(*std::move(backend), disk.serial)
                        : std::unexpected(std::move(backend).error());
     if (!blk) {
@@ -119,7 +118,8 @@ bool DeviceSet::has_unsent() {
 
 Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {
   if (vsock_ == nullptr) {
-    return fail({Code::kFailedPrecondition, "NO_VSOCK"}, "vsock_connect: the VM has no vsock device");
+    return fail({Code::kFailedPrecondition, "NO_VSOCK"},
+                "vsock_connect: the VM has no vsock device");
   }
   const std::lock_guard held(parts_.loop.lock());
   return vsock_->connect(port, std::move(stream));

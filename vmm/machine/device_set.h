@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The virtio devices a config asks for, in their slots: console, entropy, vsock, then the disks. The
-// order is the guest's: slot n is the n-th device in the DSDT, and disks come last so that their number
-// moves nothing else.
+// The virtio devices a config asks for, in their slots: console, entropy, vsock, then the disks.
+// The order is the guest's: slot n is the n-th device in the DSDT, and disks come last so that
+// their number moves nothing else.
 //
-// Threads: the loop thread, outside the loop's dispatch; each call takes the device lock itself, but
-// create(), which wants it held.
+// Threads: the loop thread, outside the loop's dispatch; each call takes the device lock itself,
+// but create(), which wants it held.
 #pragma once
-
-#include <atomic>
-#include <cstdint>
-#include <memory>
-#include <vector>
 
 #include "base/console_ring.h"
 #include "base/error.h"
@@ -24,6 +19,11 @@
 #include "vmm/machine/config.h"
 #include "vmm/machine/ioapic.h"
 #include "vmm/machine/virtio_slot.h"
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
 
 namespace mayfly {
 

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The guest's IOAPIC (Intel 82093AA datasheet), in the monitor because the interrupt chip is split: the
-// local APICs are the kernel's. A device's interrupt becomes the message its redirection entry describes
-// and goes to KVM with KVM_SIGNAL_MSI. That is one system call, as an irqfd's write would be, and needs
-// no routing table: on Linux 6.18 each of the guest's changes to an entry would make KVM wait for
-// readers of that table.
+// The guest's IOAPIC (Intel 82093AA datasheet), in the monitor because the interrupt chip is split:
+// the local APICs are the kernel's. A device's interrupt becomes the message its redirection entry
+// describes and goes to KVM with KVM_SIGNAL_MSI. That is one system call, as an irqfd's write would
+// be, and needs no routing table: on Linux 6.18 each of the guest's changes to an entry would make
+// KVM wait for readers of that table.
 //
 // Devices are edge-triggered (the DSDT says so). A level-triggered entry is delivered as an edge.
 //
 // Threads: raise() from any thread; registers from vCPU threads. One short lock.
 #pragma once
 
+#include "vmm/bus/bus.h"
+#include "vmm/kvm/kvm_sys.h"
+
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
-
-#include "vmm/bus/bus.h"
-#include "vmm/kvm/kvm_sys.h"
 
 namespace mayfly {
 

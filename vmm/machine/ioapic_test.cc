@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/ioapic.h"
 
+#include <doctest/doctest.h>
+
 #include <array>
 #include <cstring>
 #include <vector>
-
-#include <doctest/doctest.h>
 
 namespace mayfly {
 namespace {

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/machine.h"
 
-#include <cstring>
-#include <utility>
-
 #include "base/clock.h"
 #include "base/log.h"
 #include "vmm/boot/acpi.h"
@@ -11,6 +8,9 @@
 #include "vmm/boot/kernel.h"
 #include "vmm/boot/layout.h"
 #include "vmm/kvm/cpuid_x86.h"
+
+#include <cstring>
+#include <utility>
 
 namespace mayfly {
 namespace {
@@ -73,13 +73,14 @@ Result<> Machine::build_vm() {
 Result<> Machine::build_vcpus(const kvm::Kvm& kvm) {
   std::vector<FdRef> initrds;
   for (const Fd& initrd : config_.initrds) initrds.push_back(initrd.ref());
-  const boot::Entry entry = TRY(boot::load_kernel(*memory_, {
-                                                                .kernel = config_.kernel.ref(),
-                                                                .initrds = initrds,
-                                                                .command_line = config_.command_line,
-                                                            }));
-  TRY(boot::load_acpi_tables(*memory_, {.vcpu_count = config_.vcpu_count,
-                                        .virtio_device_count = devices_->count()}));
+  const boot::Entry entry =
+      TRY(boot::load_kernel(*memory_, {
+                                          .kernel = config_.kernel.ref(),
+                                          .initrds = initrds,
+                                          .command_line = config_.command_line,
+                                      }));
+  TRY(boot::load_acpi_tables(
+      *memory_, {.vcpu_count = config_.vcpu_count, .virtio_device_count = devices_->count()}));
   phases_.kernel_ns = monotonic_ns();
 
   const kvm::CpuidTable supported = TRY(kvm.supported_cpuid());
@@ -144,7 +145,8 @@ Result<> Machine::resume() {
 }
 
 Result<> Machine::connect_vsock(uint32_t port, Fd stream) {
-  if (ended()) return fail({Code::kFailedPrecondition, "VM_ENDED"}, "vsock_connect: the VM has ended");
+  if (ended())
+    return fail({Code::kFailedPrecondition, "VM_ENDED"}, "vsock_connect: the VM has ended");
   return devices_->connect_vsock(port, std::move(stream));
 }
 
@@ -211,7 +213,8 @@ bool Machine::on_exit(uint32_t index, const kvm::Exit& exit) {
     case kvm::ExitKind::kIo:
       count(counts.io);
       // A string instruction's accesses all go to one port, one after the other.
-      for (size_t at = 0; at + exit.width <= exit.data.size() && exit.width != 0; at += exit.width) {
+      for (size_t at = 0; at + exit.width <= exit.data.size() && exit.width != 0;
+           at += exit.width) {
         const auto data = exit.data.subspan(at, exit.width);
         exit.write ? ports_.write(exit.port, data) : ports_.read(exit.port, data);
       }
@@ -256,8 +259,8 @@ void Machine::on_system_event(uint32_t type) {
 
 void Machine::on_kvm_error(uint32_t index, const kvm::Exit& exit) {
   end(ExitReason::kKvmError,
-      format("vCPU %u: KVM_RUN ended with %u, hardware reason or suberror 0x%llx", index, exit.detail,
-             static_cast<unsigned long long>(exit.hardware_reason)));
+      format("vCPU %u: KVM_RUN ended with %u, hardware reason or suberror 0x%llx", index,
+             exit.detail, static_cast<unsigned long long>(exit.hardware_reason)));
 }
 
 }  // namespace mayfly

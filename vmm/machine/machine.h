@@ -5,17 +5,9 @@
 //   kBuilt --start()--> kRunning <--pause()/resume()--> kPaused
 //   and from each of them the end: the guest's own, a KVM error, or end(kHostStop).
 //
-// Threads: everything belongs to the loop thread, called outside the loop's dispatch, but end(), which any
-// thread may call. pause() and finish() run the loop while they wait.
+// Threads: everything belongs to the loop thread, called outside the loop's dispatch, but end(),
+// which any thread may call. pause() and finish() run the loop while they wait.
 #pragma once
-
-#include <atomic>
-#include <cstdint>
-#include <memory>
-#include <mutex>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "base/console_ring.h"
 #include "base/error.h"
@@ -32,6 +24,14 @@
 #include "vmm/machine/power_ports.h"
 #include "vmm/machine/vcpu_group.h"
 
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
 namespace mayfly {
 
 class Machine final : public EndListener,
@@ -47,8 +47,8 @@ class Machine final : public EndListener,
     uint64_t at_ns;
   };
 
-  /// Builds it from a validated config; nothing runs yet. `loop` outlives the machine. `phases` has the
-  /// times so far.
+  /// Builds it from a validated config; nothing runs yet. `loop` outlives the machine. `phases` has
+  /// the times so far.
   static Result<std::unique_ptr<Machine>> create(Loop& loop, MachineConfig config, Phases phases);
   ~Machine();
 
@@ -61,8 +61,8 @@ class Machine final : public EndListener,
   /// Any thread: the machine has come to its end; the first reason counts. The loop wakes up.
   void end(ExitReason reason, std::string detail) override;
   bool ended() const { return ending_.load(std::memory_order_acquire); }
-  /// After ended(): stops the vCPUs, lets the devices finish what the guest had asked of them, and says
-  /// why it ended.
+  /// After ended(): stops the vCPUs, lets the devices finish what the guest had asked of them, and
+  /// says why it ended.
   End finish();
 
   Phases phases() const;

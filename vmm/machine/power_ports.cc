@@ -19,8 +19,7 @@ void PowerPorts::Sleep::write(uint64_t offset, std::span<const std::byte> data) 
   if (port == boot::kResetPort && value == boot::kResetValue) {
     listener_.end(ExitReason::kGuestReboot, "");
   }
-  if (port == boot::kSleepControlPort &&
-      value == (boot::kSleepTypeS5 << 2 | boot::kSleepEnable)) {
+  if (port == boot::kSleepControlPort && value == (boot::kSleepTypeS5 << 2 | boot::kSleepEnable)) {
     listener_.end(ExitReason::kGuestPoweroff, "");
   }
 }

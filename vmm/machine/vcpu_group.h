@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The vCPU threads of one machine and the gate they wait at: all of them run guest code, or all of them
-// are parked. What a thread does with an exit is the handler's business.
+// The vCPU threads of one machine and the gate they wait at: all of them run guest code, or all of
+// them are parked. What a thread does with an exit is the handler's business.
 //
 // Threads: every call belongs to the loop thread. It never blocks: request_park() asks, `on_parked`
 // is called on a vCPU thread as each arrives, and parked() tells when all have.
 #pragma once
+
+#include "base/error.h"
+#include "vmm/kvm/vcpu_sys.h"
 
 #include <atomic>
 #include <condition_variable>
@@ -14,9 +17,6 @@
 #include <mutex>
 #include <thread>
 #include <vector>
-
-#include "base/error.h"
-#include "vmm/kvm/vcpu_sys.h"
 
 namespace mayfly {
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "vmm/machine/vcpu_group.h"
+
+#include "base/error.h"
+
 #include <cerrno>
 
 #include <pthread.h>
-
-#include "base/error.h"
-#include "vmm/machine/vcpu_group.h"
 
 namespace mayfly {
 
@@ -38,7 +39,8 @@ void VcpuGroup::want(Wanted wanted) {
   if (wanted == Wanted::kRunning) return;
   for (size_t i = 0; i < threads_.size(); ++i) {
     vcpus_[i].request_exit();
-    // SAFETY: the thread is not joined yet; the signal's handler does nothing but interrupt KVM_RUN.
+    // SAFETY: the thread is not joined yet; the signal's handler does nothing but interrupt
+    // KVM_RUN.
     ::pthread_kill(threads_[i].native_handle(), kvm::kKickSignal);
   }
 }

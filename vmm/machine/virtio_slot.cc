@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/virtio_slot.h"
 
+#include "base/log.h"
+#include "vmm/boot/layout.h"
+
 #include <cstring>
 #include <mutex>
 
 #include <poll.h>
-
-#include "base/log.h"
-#include "vmm/boot/layout.h"
 
 namespace mayfly {
 namespace {
@@ -50,7 +50,9 @@ void VirtioSlot::serve_all() {
   }
 }
 
-void VirtioSlot::read(uint64_t offset, std::span<std::byte> data) { transport_->read(offset, data); }
+void VirtioSlot::read(uint64_t offset, std::span<std::byte> data) {
+  transport_->read(offset, data);
+}
 
 void VirtioSlot::write(uint64_t offset, std::span<const std::byte> data) {
   transport_->write(offset, data);
@@ -64,9 +66,10 @@ void VirtioSlot::count_kick(std::span<const std::byte> data) {
   if (queue >= transport_->queue_count()) return;
   // The queue's number is the guest's; the count reaches the threshold once.
   if (kicks_[queue].fetch_add(1, std::memory_order_relaxed) + 1 != kKicksBeforeIoeventfd) return;
-  const Gpa address{boot::kVirtioMmio.value + parts_.index * boot::kVirtioMmioStride + kQueueNotify};
-  const Result<> added = parts_.vm.add_ioeventfd(
-      transport_->kick_event(static_cast<uint16_t>(queue)), address, queue);
+  const Gpa address{boot::kVirtioMmio.value + parts_.index * boot::kVirtioMmioStride +
+                    kQueueNotify};
+  const Result<> added =
+      parts_.vm.add_ioeventfd(transport_->kick_event(static_cast<uint16_t>(queue)), address, queue);
   // Without one, kicks go on leaving the guest: slower, not wrong.
   if (!added) log(LogLevel::kWarning, "%s", added.error().describe().c_str());
 }

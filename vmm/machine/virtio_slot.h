@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One virtio device in its place: the device, its mmio window on the bus, its kicks in the loop and its
-// pin on the IOAPIC. Slot n sits where boot/layout.h and the DSDT say.
+// One virtio device in its place: the device, its mmio window on the bus, its kicks in the loop and
+// its pin on the IOAPIC. Slot n sits where boot/layout.h and the DSDT say.
 //
 // A driver's kick leaves the guest at first (the exit signals the kick's eventfd). After
-// kKicksBeforeIoeventfd of them the slot registers an ioeventfd, and kicks stay in the kernel: a VM that
-// lives for a few requests never pays for setting one up and tearing it down.
+// kKicksBeforeIoeventfd of them the slot registers an ioeventfd, and kicks stay in the kernel: a VM
+// that lives for a few requests never pays for setting one up and tearing it down.
 #pragma once
-
-#include <array>
-#include <atomic>
-#include <cstdint>
-#include <memory>
 
 #include "base/error.h"
 #include "base/event/loop.h"
@@ -22,6 +17,11 @@
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/kvm_sys.h"
 #include "vmm/machine/ioapic.h"
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
 
 namespace mayfly {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shortest init there is: says that user space runs, and reboots. Put into a root image and named by init=, it is the
-// end mark of a boot, the same for every monitor.
+// The shortest init there is: says that user space runs, and reboots. Put into a root image and
+// named by init=, it is the end mark of a boot, the same for every monitor.
 #include <fcntl.h>
 #include <sys/reboot.h>
 #include <unistd.h>
