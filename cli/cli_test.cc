@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The programs mayfly and mayflyd as a user meets them, over the fake monitor: what they print, how they exit, and
-// that they leave nothing behind.
+// The programs mayfly and mayflyd as a user meets them, over the fake monitor: what they print, how
+// they exit, and that they leave nothing behind.
 #include "cli/client.h"
+
+#include <doctest/doctest.h>
 
 #include <csignal>
 #include <cstdlib>
@@ -14,7 +16,6 @@
 #include <thread>
 #include <vector>
 
-#include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -36,7 +37,9 @@ struct Outcome {
   std::string err;
 };
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 std::string read_file(const fs::path& path) {
   std::ostringstream text;
@@ -44,7 +47,8 @@ std::string read_file(const fs::path& path) {
   return text.str();
 }
 
-/// A directory with a guest, a runtime directory that must be empty in the end, and the programs' environment.
+/// A directory with a guest, a runtime directory that must be empty in the end, and the programs'
+/// environment.
 class Host {
  public:
   Host() {
@@ -52,7 +56,8 @@ class Host {
     root = ::mkdtemp(name.data());
     fs::create_directories(root / "guest");
     fs::create_directories(runtime());
-    for (const auto& [file, bytes] : {std::pair("vmlinux", 4096), {"rootfs.ext4", 8192}, {"agent.cpio", 512}}) {
+    for (const auto& [file, bytes] :
+         {std::pair("vmlinux", 4096), {"rootfs.ext4", 8192}, {"agent.cpio", 512}}) {
       std::ofstream(root / "guest" / file) << std::string(static_cast<size_t>(bytes), 'x');
     }
     ::unsetenv("MAYFLY_SOCKET");
@@ -68,7 +73,8 @@ class Host {
   std::string socket() const { return root / "d.sock"; }
 
   /// Starts a program; standard input from a file, output to files.
-  pid_t start(const std::string& program, std::vector<std::string> words, const std::string& input = "") {
+  pid_t start(const std::string& program, std::vector<std::string> words,
+              const std::string& input = "") {
     std::ofstream(root / "in") << input;
     std::vector<char*> argv = {const_cast<char*>(program.c_str())};
     for (std::string& word : words) argv.push_back(word.data());
@@ -112,9 +118,10 @@ class Host {
 class Daemon {
  public:
   explicit Daemon(Host& host) : host_(host) {
-    pid_ = host.start(runfile("daemon/mayflyd"), {"--socket", "unix:" + host.socket(), "--kvm-device", "/dev/null",
-                                                  "--vmm", runfile("daemon/testing/fake_vmm"), "--agent-initrd",
-                                                  (host.root / "guest/agent.cpio").string()});
+    pid_ = host.start(runfile("daemon/mayflyd"),
+                      {"--socket", "unix:" + host.socket(), "--kvm-device", "/dev/null", "--vmm",
+                       runfile("daemon/testing/fake_vmm"), "--agent-initrd",
+                       (host.root / "guest/agent.cpio").string()});
     fs::rename(host.root / "err", host.root / "daemon_err");
     REQUIRE(host.wait_for_text("daemon_err", "serving on"));
     ::setenv("MAYFLY_SOCKET", ("unix:" + host.socket()).c_str(), 1);
@@ -130,7 +137,8 @@ class Daemon {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
   void create(const std::string& id, const std::string& words = "") {
-    const Outcome made = host_.mayfly({"create", id, "--start", "--memory-mib", "16", "--cmdline", words});
+    const Outcome made =
+        host_.mayfly({"create", id, "--start", "--memory-mib", "16", "--cmdline", words});
     INFO(made.err);
     REQUIRE(made.code == 0);
   }
@@ -144,7 +152,8 @@ class Daemon {
 
 TEST_CASE("run gives the command's output, errors and exit code, and leaves nothing") {
   Host host;
-  const Outcome ran = host.mayfly({"run", "--", "sh", "-c", "cat; echo problem >&2; exit 7"}, "some\0input");
+  const Outcome ran =
+      host.mayfly({"run", "--", "sh", "-c", "cat; echo problem >&2; exit 7"}, "some\0input");
   CHECK(ran.code == 7);
   CHECK(ran.out == "some");
   CHECK(ran.err == "problem\n");
@@ -154,10 +163,11 @@ TEST_CASE("run gives the command's output, errors and exit code, and leaves noth
 TEST_CASE("run passes bytes through untouched, and environment and directory on") {
   Host host;
   std::string bytes;
-  for (int i = 0; i < 1'000'000; ++i) bytes.push_back(static_cast<char>(i * 7919 >> 3));
+  for (unsigned i = 0; i < 1'000'000; ++i) bytes.push_back(static_cast<char>(i * 7919 >> 3));
   CHECK(host.mayfly({"run", "--", "cat"}, bytes).out == bytes);
-  CHECK(host.mayfly({"run", "--env", "A=b c", "--workdir", "/usr", "--", "sh", "-c", "echo $A; pwd"}).out ==
-        "b c\n/usr\n");
+  CHECK(
+      host.mayfly({"run", "--env", "A=b c", "--workdir", "/usr", "--", "sh", "-c", "echo $A; pwd"})
+          .out == "b c\n/usr\n");
 }
 
 TEST_CASE("run tells where the time went, for people and machines") {
@@ -165,8 +175,8 @@ TEST_CASE("run tells where the time went, for people and machines") {
   const Outcome ran = host.mayfly({"run", "--timing", "--json", "--", "true"});
   CHECK(ran.code == 0);
   CHECK(ran.out.empty());
-  for (const char* row : {"daemon start", "create and start", "  spawn", "kernel to init", "command", "total",
-                          "\"exitCode\":0", "\"state\":\"VM_STATE_STOPPED\""}) {
+  for (const char* row : {"daemon start", "create and start", "  spawn", "kernel to init",
+                          "command", "total", "\"exitCode\":0", "\"state\":\"VM_STATE_STOPPED\""}) {
     CAPTURE(row);
     CHECK(has(ran.err, row));
   }
@@ -177,7 +187,8 @@ TEST_CASE("a command that is not there is 127, by a signal 128 more, a timeout 1
   CHECK(host.mayfly({"run", "--", "no-such-command"}).code == 127);
   CHECK(host.mayfly({"run", "--", "sh", "-c", "kill -9 $$"}).code == 137);
   CHECK(host.mayfly({"run", "--timeout", "0.5", "--", "sleep", "100"}).code == 124);
-  CHECK(host.mayfly({"run", "--timeout", "0.5", "--cmdline", "fake.no_hello", "--", "true"}).code == 124);
+  CHECK(host.mayfly({"run", "--timeout", "0.5", "--cmdline", "fake.no_hello", "--", "true"}).code ==
+        124);
   CHECK(host.nothing_left());
 }
 
@@ -216,12 +227,14 @@ TEST_CASE("bad input is refused with 125, the reason and what to do, and leaves 
 
 TEST_CASE("an interrupt goes to the command, a second one ends the VM, and nothing is left") {
   Host host;
-  const pid_t first = host.start(runfile("cli/mayfly"), {"run", "--", "sh", "-c", "echo up; sleep 100"});
+  const pid_t first =
+      host.start(runfile("cli/mayfly"), {"run", "--", "sh", "-c", "echo up; sleep 100"});
   REQUIRE(host.wait_for_text("out", "up"));
   ::kill(first, SIGINT);
   CHECK(host.wait(first).code == 130);
   const pid_t second =
-      host.start(runfile("cli/mayfly"), {"run", "--", "sh", "-c", "trap '' INT; echo up; sleep 100 & wait; sleep 100"});
+      host.start(runfile("cli/mayfly"),
+                 {"run", "--", "sh", "-c", "trap '' INT; echo up; sleep 100 & wait; sleep 100"});
   REQUIRE(host.wait_for_text("out", "up"));
   ::kill(second, SIGINT);
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
@@ -232,7 +245,8 @@ TEST_CASE("an interrupt goes to the command, a second one ends the VM, and nothi
 
 TEST_CASE("a killed mayfly takes its daemon and VM with it") {
   Host host;
-  const pid_t pid = host.start(runfile("cli/mayfly"), {"run", "--", "sh", "-c", "echo up; sleep 100"});
+  const pid_t pid =
+      host.start(runfile("cli/mayfly"), {"run", "--", "sh", "-c", "echo up; sleep 100"});
   REQUIRE(host.wait_for_text("out", "up"));
   CHECK_FALSE(host.nothing_left());
   ::kill(pid, SIGKILL);
@@ -253,6 +267,9 @@ TEST_CASE("a VM's life by single commands") {
   CHECK(host.mayfly({"start", "a"}).out == "a RUNNING\n");
   CHECK(host.mayfly({"wait", "a", "--ready"}).code == 0);
   CHECK(host.mayfly({"exec", "a", "--", "sh", "-c", "exit 3"}).code == 3);
+  CHECK(host.mayfly({"exec", "a", "-n", "--env", "A=1", "--", "sh", "-c", "echo $A -- $0"}).out ==
+        "1 -- sh\n");
+  CHECK(host.mayfly({"exec", "a", "echo", "plain"}).out == "plain\n");
   CHECK(host.mayfly({"pause", "a"}).out == "a PAUSED\n");
   CHECK(host.mayfly({"resume", "a"}).out == "a RUNNING\n");
   CHECK(has(host.mayfly({"ls"}).out, "RUNNING"));
@@ -300,14 +317,15 @@ TEST_CASE("a socket in use and a path too long are refused; a dead daemon's sock
   Host host;
   {
     Daemon daemon(host);
-    const Outcome second = host.wait(host.start(
-        runfile("daemon/mayflyd"), {"--socket", "unix:" + host.socket(), "--state-dir", (host.root / "s2").string(),
-                                    "--vmm", runfile("daemon/testing/fake_vmm")}));
+    const Outcome second = host.wait(
+        host.start(runfile("daemon/mayflyd"),
+                   {"--socket", "unix:" + host.socket(), "--state-dir", (host.root / "s2").string(),
+                    "--vmm", runfile("daemon/testing/fake_vmm")}));
     CHECK(second.code == 1);
     CHECK(has(second.err, host.socket() + " is in use"));
     const Outcome same_state = host.wait(host.start(
-        runfile("daemon/mayflyd"), {"--socket", "unix:" + host.socket() + "2", "--vmm",
-                                    runfile("daemon/testing/fake_vmm")}));
+        runfile("daemon/mayflyd"),
+        {"--socket", "unix:" + host.socket() + "2", "--vmm", runfile("daemon/testing/fake_vmm")}));
     CHECK(same_state.code == 1);
     CHECK(has(same_state.err, "--state-dir"));
     daemon.stop(SIGKILL);
@@ -316,8 +334,8 @@ TEST_CASE("a socket in use and a path too long are refused; a dead daemon's sock
   Daemon again(host);
   CHECK(host.mayfly({"ls"}).code == 0);
   const std::string path = "/tmp/" + std::string(120, 'x');
-  const Outcome too_long = host.wait(
-      host.start(runfile("daemon/mayflyd"), {"--socket", path, "--vmm", runfile("daemon/testing/fake_vmm")}));
+  const Outcome too_long = host.wait(host.start(
+      runfile("daemon/mayflyd"), {"--socket", path, "--vmm", runfile("daemon/testing/fake_vmm")}));
   CHECK(too_long.code == 1);
   CHECK(has(too_long.err, "107"));
   CHECK(has(too_long.err, path));
@@ -340,7 +358,10 @@ TEST_CASE("fields that the daemon does not know are refused by their number") {
   auto client = Client::connect("unix:" + host.socket());
   v1::CreateVmRequest request;
   request.set_vm_id("a");
-  request.mutable_spec()->GetReflection()->MutableUnknownFields(request.mutable_spec())->AddVarint(999, 1);
+  request.mutable_spec()
+      ->GetReflection()
+      ->MutableUnknownFields(request.mutable_spec())
+      ->AddVarint(999, 1);
   const auto created = client->call(request);
   REQUIRE_FALSE(created);
   CHECK(created.error().reason() == "UNKNOWN_FIELD");
@@ -367,11 +388,11 @@ TEST_CASE("an exec ends for a client that keeps its own side open") {
 TEST_CASE("the Python example runs against a daemon as it stands") {
   Host host;
   Daemon daemon(host);
-  const Outcome ran = host.wait(host.start("/usr/bin/python3",
-                                           {runfile("examples/python/first_vm.py"), "--socket",
-                                            "unix:" + host.socket(), "--kernel",
-                                            (host.root / "guest/vmlinux").string(), "--rootfs",
-                                            (host.root / "guest/rootfs.ext4").string()}));
+  const Outcome ran =
+      host.wait(host.start("/usr/bin/python3", {runfile("examples/python/first_vm.py"), "--socket",
+                                                "unix:" + host.socket(), "--kernel",
+                                                (host.root / "guest/vmlinux").string(), "--rootfs",
+                                                (host.root / "guest/rootfs.ext4").string()}));
   INFO(ran.err);
   CHECK(ran.code == 0);
   CHECK(has(ran.out, "ready: Linux 0.0.0-fake"));

@@ -1,14 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/client.h"
 
-#include <mutex>
-#include <set>
-
-#include <grpcpp/channel.h>
-#include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
-
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "mayfly/v1/console.grpc.pb.h"
@@ -16,6 +8,14 @@
 #include "mayfly/v1/exec.grpc.pb.h"
 #include "mayfly/v1/system.grpc.pb.h"
 #include "mayfly/v1/vm.grpc.pb.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <mutex>
+#include <set>
 
 namespace mayfly::cli {
 
@@ -123,11 +123,11 @@ class ClientImpl final : public Client {
     deadline_ = Time::max();
   }
 
-#define MAYFLY_UNARY(stub, name)                                                     \
-  Result<v1::name##Response> call(const v1::name##Request& request) override {       \
+#define MAYFLY_UNARY(stub, name)                                                         \
+  Result<v1::name##Response> call(const v1::name##Request& request) override {           \
     return unary<v1::name##Response>([&](grpc::ClientContext* context, auto* response) { \
-      return stub.name(context, request, response);                                  \
-    });                                                                              \
+      return stub.name(context, request, response);                                      \
+    });                                                                                  \
   }
   MAYFLY_UNARY(vms_, CreateVm)
   MAYFLY_UNARY(vms_, StartVm)
@@ -149,20 +149,21 @@ class ClientImpl final : public Client {
     return stream;
   }
   std::unique_ptr<AttachStream> attach_console() override {
-    auto stream = make<v1::AttachConsoleRequest, v1::AttachConsoleResponse,
-                       grpc::ClientReaderWriter<v1::AttachConsoleRequest, v1::AttachConsoleResponse>>();
+    auto stream =
+        make<v1::AttachConsoleRequest, v1::AttachConsoleResponse,
+             grpc::ClientReaderWriter<v1::AttachConsoleRequest, v1::AttachConsoleResponse>>();
     stream->set_reader(consoles_.AttachConsole(stream->context()));
     return stream;
   }
   std::unique_ptr<ConsoleStream> read_console(const v1::ReadConsoleRequest& request) override {
-    auto stream =
-        make<v1::ReadConsoleRequest, v1::ReadConsoleResponse, grpc::ClientReader<v1::ReadConsoleResponse>>();
+    auto stream = make<v1::ReadConsoleRequest, v1::ReadConsoleResponse,
+                       grpc::ClientReader<v1::ReadConsoleResponse>>();
     stream->set_reader(consoles_.ReadConsole(stream->context(), request));
     return stream;
   }
   std::unique_ptr<EventStream> watch_events(const v1::WatchEventsRequest& request) override {
-    auto stream =
-        make<v1::WatchEventsRequest, v1::WatchEventsResponse, grpc::ClientReader<v1::WatchEventsResponse>>();
+    auto stream = make<v1::WatchEventsRequest, v1::WatchEventsResponse,
+                       grpc::ClientReader<v1::WatchEventsResponse>>();
     stream->set_reader(events_.WatchEvents(stream->context(), request));
     return stream;
   }

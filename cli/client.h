@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The daemon as the commands see it: each request type has its call, streams are small objects. Hides gRPC, whose
-// headers take ten seconds to compile. Any thread; cancel_all() ends what the others wait for.
+// The daemon as the commands see it: each request type has its call, streams are small objects.
+// Hides gRPC, whose headers take ten seconds to compile. Any thread; cancel_all() ends what the
+// others wait for.
 #pragma once
 
-#include <chrono>
-#include <memory>
-#include <string>
-
+#include "base/error.h"
 #include "mayfly/v1/console.pb.h"
 #include "mayfly/v1/event.pb.h"
 #include "mayfly/v1/exec.pb.h"
 #include "mayfly/v1/system.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
-#include "base/error.h"
+#include <chrono>
+#include <memory>
+#include <string>
 
 namespace mayfly::cli {
 
 using Time = std::chrono::system_clock::time_point;
 
-/// A bidirectional or server stream. read() belongs to one thread; write(), writes_done() and cancel() may come
-/// from any.
+/// A bidirectional or server stream. read() belongs to one thread; write(), writes_done() and
+/// cancel() may come from any.
 template <typename Request, typename Response>
 class Stream {
  public:
@@ -42,7 +42,8 @@ using EventStream = Stream<v1::WatchEventsRequest, v1::WatchEventsResponse>;
 
 class Client {
  public:
-  /// `target` is unix:/PATH. Connects with the first call, which fails with UNAVAILABLE where nobody listens.
+  /// `target` is unix:/PATH. Connects with the first call, which fails with UNAVAILABLE where
+  /// nobody listens.
   static std::unique_ptr<Client> connect(const std::string& target);
   virtual ~Client() = default;
 

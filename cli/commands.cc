@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/commands.h"
 
+#include "cli/client.h"
+#include "cli/output.h"
+#include "cli/private_daemon.h"
+#include "cli/remote_command.h"
+#include "cli/run.h"
+#include "cli/vm_spec.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -8,13 +15,6 @@
 
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "cli/client.h"
-#include "cli/output.h"
-#include "cli/private_daemon.h"
-#include "cli/remote_command.h"
-#include "cli/run.h"
-#include "cli/vm_spec.h"
 
 namespace mayfly::cli {
 
@@ -32,16 +32,19 @@ std::unique_ptr<Client> connect(const GlobalFlags& global) {
 /// gRPC's own words for a socket that nobody serves help nobody.
 int failed(const GlobalFlags& global, const Error& error) {
   if (error.code() == Code::kUnavailable && error.reason() == "UNAVAILABLE") {
-    return report_error(Error::received(
-        Code::kUnavailable, "NO_DAEMON",
-        format("no daemon answers on %s (%s); start one with `mayflyd`, name its socket with --socket, or use "
-               "`mayfly run`, which needs none",
-               daemon_target(global.socket).c_str(), error.message().c_str())));
+    return report_error(
+        Error::received(Code::kUnavailable, "NO_DAEMON",
+                        format("no daemon answers on %s (%s); start one with `mayflyd`, name its "
+                               "socket with --socket, or use "
+                               "`mayfly run`, which needs none",
+                               daemon_target(global.socket).c_str(), error.message().c_str())));
   }
   return report_error(error);
 }
 
-void print_json(const google::protobuf::Message& message) { std::printf("%s\n", to_json(message, true).c_str()); }
+void print_json(const google::protobuf::Message& message) {
+  std::printf("%s\n", to_json(message, true).c_str());
+}
 
 /// For the lifecycle commands: the JSON of the response, or one line.
 template <typename Response>
@@ -67,11 +70,12 @@ int simple(const GlobalFlags& global, const std::string& vm_id) {
 
 Result<v1::VmState> parse_state(const std::string& word) {
   std::string name = "VM_STATE_" + word;
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::toupper(c); });
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
   v1::VmState state = v1::VM_STATE_UNSPECIFIED;
   if (!v1::VmState_Parse(name, &state) || state == v1::VM_STATE_UNSPECIFIED) {
-    return fail({Code::kInvalidArgument, "WAIT_GOAL"}, "--state: %s is none of created, running, paused, stopped",
-                word.c_str());
+    return fail({Code::kInvalidArgument, "WAIT_GOAL"},
+                "--state: %s is none of created, running, paused, stopped", word.c_str());
   }
   return state;
 }
@@ -121,8 +125,12 @@ int create(const GlobalFlags& global, const CreateFlags& flags) {
   return answer(global, connect(global)->call(request));
 }
 
-int start(const GlobalFlags& global, const std::string& vm_id) { return simple<v1::StartVmRequest>(global, vm_id); }
-int pause(const GlobalFlags& global, const std::string& vm_id) { return simple<v1::PauseVmRequest>(global, vm_id); }
+int start(const GlobalFlags& global, const std::string& vm_id) {
+  return simple<v1::StartVmRequest>(global, vm_id);
+}
+int pause(const GlobalFlags& global, const std::string& vm_id) {
+  return simple<v1::PauseVmRequest>(global, vm_id);
+}
 int resume(const GlobalFlags& global, const std::string& vm_id) {
   return simple<v1::ResumeVmRequest>(global, vm_id);
 }
@@ -171,7 +179,8 @@ int wait(const GlobalFlags& global, const WaitFlags& flags) {
 int stop(const GlobalFlags& global, const StopFlags& flags) {
   v1::StopVmRequest request;
   request.set_vm_id(flags.vm_id);
-  if (flags.grace_s) request.set_grace_ms(static_cast<uint32_t>(std::clamp(*flags.grace_s, 0.0, 4e6) * 1000));
+  if (flags.grace_s)
+    request.set_grace_ms(static_cast<uint32_t>(std::clamp(*flags.grace_s, 0.0, 4e6) * 1000));
   return answer(global, connect(global)->call(request));
 }
 
@@ -272,8 +281,8 @@ int version(const GlobalFlags& global) {
   }
   std::printf("mayfly %s\n", kVersion);
   if (info) {
-    std::printf("mayflyd %s, pid %d, %u VMs, on %s\n", info->version().c_str(), info->pid(), info->vm_count(),
-                daemon_target(global.socket).c_str());
+    std::printf("mayflyd %s, pid %d, %u VMs, on %s\n", info->version().c_str(), info->pid(),
+                info->vm_count(), daemon_target(global.socket).c_str());
   } else {
     std::printf("no daemon answers on %s\n", daemon_target(global.socket).c_str());
   }

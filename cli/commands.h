@@ -3,9 +3,9 @@
 // The commands that are one or two calls to a daemon. Each gives the program's exit code.
 #pragma once
 
-#include <string>
-
 #include "cli/flags.h"
+
+#include <string>
 
 namespace mayfly::cli {
 

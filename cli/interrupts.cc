@@ -9,7 +9,8 @@
 
 namespace mayfly::cli {
 
-Interrupts::Interrupts(std::function<void(int signal)> on_signal) : on_signal_(std::move(on_signal)) {
+Interrupts::Interrupts(std::function<void(int signal)> on_signal)
+    : on_signal_(std::move(on_signal)) {
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH}) sigaddset(&set, signal);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Signals as calls on a thread: SIGINT, SIGTERM, SIGHUP and SIGWINCH are blocked in the whole program and taken
-// from a descriptor. Made before any other thread.
+// Signals as calls on a thread: SIGINT, SIGTERM, SIGHUP and SIGWINCH are blocked in the whole
+// program and taken from a descriptor. Made before any other thread.
 #pragma once
-
-#include <functional>
-#include <thread>
 
 #include "base/error.h"
 #include "base/fd.h"
+
+#include <functional>
+#include <thread>
 
 namespace mayfly::cli {
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/output.h"
 
+#include <google/protobuf/util/json_util.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
-
-#include <google/protobuf/util/json_util.h>
 
 namespace mayfly::cli {
 
@@ -32,14 +32,18 @@ std::string clock_of(const google::protobuf::Timestamp& time) {
   const auto seconds = static_cast<time_t>(time.seconds());
   tm parts = {};
   ::localtime_r(&seconds, &parts);
-  return format("%02d:%02d:%02d.%06d", parts.tm_hour, parts.tm_min, parts.tm_sec, time.nanos() / 1000);
+  return format("%02d:%02d:%02d.%06d", parts.tm_hour, parts.tm_min, parts.tm_sec,
+                time.nanos() / 1000);
 }
 
 std::string status_word(v1::CheckStatus status) {
   switch (status) {
-    case v1::CHECK_STATUS_OK: return "ok";
-    case v1::CHECK_STATUS_WARNING: return "warning";
-    default: return "MISSING";
+    case v1::CHECK_STATUS_OK:
+      return "ok";
+    case v1::CHECK_STATUS_WARNING:
+      return "warning";
+    default:
+      return "MISSING";
   }
 }
 
@@ -89,14 +93,16 @@ std::string describe_exit(const v1::VmExit& exit) {
 }
 
 std::string vm_table(const google::protobuf::RepeatedPtrField<v1::Vm>& vms) {
-  std::vector<std::vector<std::string>> rows = {{"ID", "STATE", "VCPUS", "MEMORY", "AGE", "PID", "GUEST"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"ID", "STATE", "VCPUS", "MEMORY", "AGE", "PID", "GUEST"}};
   for (const v1::Vm& vm : vms) {
     std::string guest = vm.has_exit()    ? describe_exit(vm.exit())
                         : vm.has_guest() ? "ready, Linux " + vm.guest().kernel_release()
                                          : "-";
     rows.push_back({vm.vm_id(), short_name(vm.state()), std::to_string(vm.spec().vcpus()),
                     std::to_string(vm.spec().memory_mib()) + " MiB", age_of(vm.create_time()),
-                    vm.monitor_pid() == 0 ? "-" : std::to_string(vm.monitor_pid()), std::move(guest)});
+                    vm.monitor_pid() == 0 ? "-" : std::to_string(vm.monitor_pid()),
+                    std::move(guest)});
   }
   return table(rows);
 }
@@ -105,20 +111,30 @@ std::string event_line(const v1::Event& event) {
   std::string what;
   switch (event.what_case()) {
     case v1::Event::kStateChanged:
-      what = short_name(event.state_changed().from()) + " -> " + short_name(event.state_changed().to());
+      what = short_name(event.state_changed().from()) + " -> " +
+             short_name(event.state_changed().to());
       break;
     case v1::Event::kGuestReady:
-      what = format("guest ready after %.1f ms", static_cast<double>(event.guest_ready().start_to_ready_us()) / 1e3);
+      what = format("guest ready after %.1f ms",
+                    static_cast<double>(event.guest_ready().start_to_ready_us()) / 1e3);
       break;
-    case v1::Event::kExited: what = "exited: " + describe_exit(event.exited()); break;
+    case v1::Event::kExited:
+      what = "exited: " + describe_exit(event.exited());
+      break;
     case v1::Event::kGap:
-      what = event.gap().lost_events() == 0 ? "gap: the daemon was started anew"
-                                            : "gap: " + std::to_string(event.gap().lost_events()) + " events lost";
+      what = event.gap().lost_events() == 0
+                 ? "gap: the daemon was started anew"
+                 : "gap: " + std::to_string(event.gap().lost_events()) + " events lost";
       break;
-    case v1::Event::kDeleted: what = "deleted"; break;
-    default: what = "an event that this program does not know"; break;
+    case v1::Event::kDeleted:
+      what = "deleted";
+      break;
+    default:
+      what = "an event that this program does not know";
+      break;
   }
-  return clock_of(event.time()) + "  " + (event.vm_id().empty() ? "-" : event.vm_id()) + "  " + what;
+  return clock_of(event.time()) + "  " + (event.vm_id().empty() ? "-" : event.vm_id()) + "  " +
+         what;
 }
 
 std::string check_table(const v1::CheckHostResponse& response) {
@@ -127,13 +143,16 @@ std::string check_table(const v1::CheckHostResponse& response) {
     rows.push_back({check.name(), status_word(check.status()), check.detail()});
     if (!check.remedy().empty()) rows.push_back({"", "", "  mend: " + check.remedy()});
   }
-  return table(rows) + (response.runs_linux_guests() ? "This host runs Linux guests.\n"
-                                                     : "This host does not run Linux guests by itself.\n");
+  return table(rows) + (response.runs_linux_guests()
+                            ? "This host runs Linux guests.\n"
+                            : "This host does not run Linux guests by itself.\n");
 }
 
 void append_phases(const v1::PhaseTimes& times, int depth, std::vector<TimingRow>& rows) {
   for (const v1::Phase& phase : times.phases()) {
-    rows.push_back({.depth = depth, .name = phase.name(), .ms = static_cast<double>(phase.duration_us()) / 1e3});
+    rows.push_back({.depth = depth,
+                    .name = phase.name(),
+                    .ms = static_cast<double>(phase.duration_us()) / 1e3});
   }
 }
 

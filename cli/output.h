@@ -3,14 +3,13 @@
 // How results look: protobuf's JSON for machines, aligned text for people.
 #pragma once
 
-#include <string>
-#include <vector>
-
+#include "base/error.h"
 #include "mayfly/v1/event.pb.h"
 #include "mayfly/v1/system.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
-#include "base/error.h"
+#include <string>
+#include <vector>
 
 namespace mayfly::cli {
 

@@ -38,7 +38,8 @@ std::string absolute(const std::string& path) {
 Installation find_installation() {
   std::error_code error;
   const auto beside = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
-  const std::filesystem::path guest = absolute(from_environment("MAYFLY_GUEST_DIR", beside / "guest"));
+  const std::filesystem::path guest =
+      absolute(from_environment("MAYFLY_GUEST_DIR", beside / "guest"));
   return {
       .mayflyd = absolute(from_environment("MAYFLY_DAEMON", beside / "mayflyd")),
       .vmm = absolute(from_environment("MAYFLY_VMM", beside / "mayfly-vmm")),
@@ -59,18 +60,20 @@ std::string daemon_target(const std::string& flag) {
 
 Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& installation) {
   if (::access(installation.mayflyd.c_str(), X_OK) != 0) {
-    return fail_errno({Code::kNotFound, "DAEMON_MISSING"}, errno, "cannot run %s", installation.mayflyd.c_str());
+    return fail_errno({Code::kNotFound, "DAEMON_MISSING"}, errno, "cannot run %s",
+                      installation.mayflyd.c_str());
   }
   auto [ours, theirs] = TRY(Fd::socket_pair(SOCK_STREAM));
   // Above the number that it gets in the child, so that dup2 there is never onto itself.
   const Fd moved(::fcntl(theirs.number(), F_DUPFD_CLOEXEC, kChildFd + 1));
   theirs.reset();
-  std::vector<std::string> words = {installation.mayflyd, "--private", std::to_string(kChildFd), "--vmm",
-                                    installation.vmm};
+  std::vector<std::string> words = {installation.mayflyd, "--private", std::to_string(kChildFd),
+                                    "--vmm", installation.vmm};
   if (::access(installation.agent_initrd.c_str(), R_OK) == 0) {
     words.insert(words.end(), {"--agent-initrd", installation.agent_initrd});
   }
-  if (!installation.kvm_device.empty()) words.insert(words.end(), {"--kvm-device", installation.kvm_device});
+  if (!installation.kvm_device.empty())
+    words.insert(words.end(), {"--kvm-device", installation.kvm_device});
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
@@ -93,7 +96,8 @@ Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& 
   const int error = ::posix_spawn(&pid, argv[0], &actions, &attributes, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
-  if (error != 0) return fail_errno({Code::kUnavailable, "DAEMON_START"}, error, "start %s", argv[0]);
+  if (error != 0)
+    return fail_errno({Code::kUnavailable, "DAEMON_START"}, error, "start %s", argv[0]);
   std::unique_ptr<PrivateDaemon> daemon(new PrivateDaemon(pid, std::move(ours)));
   TRY(daemon->wait_ready());
   return daemon;
@@ -106,11 +110,13 @@ Result<> PrivateDaemon::wait_ready() {
     const int ready = ::poll(&entry, 1, kReadyMs);
     if (ready < 0 && errno == EINTR) continue;
     if (ready <= 0) {
-      return fail({Code::kDeadlineExceeded, "DAEMON_START"}, "mayflyd was not ready after %d ms", kReadyMs);
+      return fail({Code::kDeadlineExceeded, "DAEMON_START"}, "mayflyd was not ready after %d ms",
+                  kReadyMs);
     }
     char buffer[512];
     const ssize_t size = ::read(line_.number(), buffer, sizeof(buffer));
-    if (size <= 0) return fail({Code::kUnavailable, "DAEMON_START"}, "mayflyd ended before it was ready");
+    if (size <= 0)
+      return fail({Code::kUnavailable, "DAEMON_START"}, "mayflyd ended before it was ready");
     text.append(buffer, static_cast<size_t>(size));
   }
   text.erase(text.find('\n'));

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A mayflyd of our own, for one command: it says when it serves and ends when we do, however that comes about.
+// A mayflyd of our own, for one command: it says when it serves and ends when we do, however that
+// comes about.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <memory>
 #include <string>
 
 #include <sys/types.h>
 
-#include "base/error.h"
-#include "base/fd.h"
-
 namespace mayfly::cli {
 
-/// Where the programs and the default guest are; each from its environment variable or beside this executable.
+/// Where the programs and the default guest are; each from its environment variable or beside this
+/// executable.
 struct Installation {
   std::string mayflyd;       // $MAYFLY_DAEMON
   std::string vmm;           // $MAYFLY_VMM

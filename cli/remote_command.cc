@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/remote_command.h"
 
+#include "base/clock.h"
+#include "base/fd.h"
+
 #include <cerrno>
 #include <thread>
 
@@ -8,9 +11,6 @@
 #include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
-
-#include "base/clock.h"
-#include "base/fd.h"
 
 namespace mayfly::cli {
 
@@ -81,16 +81,24 @@ Result<int> RemoteCommand::pass_output() {
   int exit_code = -1;
   while (stream_->read(response)) {
     switch (response.message_case()) {
-      case v1::ExecResponse::kStarted: started_ns_ = monotonic_ns(); break;
-      case v1::ExecResponse::kStdout: write_out(STDOUT_FILENO, response.stdout()); break;
-      case v1::ExecResponse::kStderr: write_out(STDERR_FILENO, response.stderr()); break;
+      case v1::ExecResponse::kStarted:
+        started_ns_ = monotonic_ns();
+        break;
+      case v1::ExecResponse::kStdout:
+        write_out(STDOUT_FILENO, response.stdout());
+        break;
+      case v1::ExecResponse::kStderr:
+        write_out(STDERR_FILENO, response.stderr());
+        break;
       case v1::ExecResponse::kExited:
         exit_code = static_cast<int>(response.exited().exit_code());
-        // An input thread in the middle of a write gets through it: the daemon reads on, and drops what comes.
+        // An input thread in the middle of a write gets through it: the daemon reads on, and drops
+        // what comes.
         signal_event(end_.ref());
         stream_->writes_done();
         break;
-      default: break;
+      default:
+        break;
     }
   }
   auto finished = stream_->finish();

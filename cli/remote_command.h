@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A command in a guest with our standard streams: input is forwarded, output and errors come out apart, byte for
-// byte. run() belongs to one thread; the rest may come from any.
+// A command in a guest with our standard streams: input is forwarded, output and errors come out
+// apart, byte for byte. run() belongs to one thread; the rest may come from any.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "cli/client.h"
 
 #include <atomic>
 #include <memory>
 #include <string>
-
-#include "cli/client.h"
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::cli {
 

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/run.h"
 
+#include "base/clock.h"
+#include "cli/client.h"
+#include "cli/interrupts.h"
+#include "cli/output.h"
+#include "cli/private_daemon.h"
+#include "cli/remote_command.h"
+#include "cli/vm_spec.h"
+
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -10,14 +18,6 @@
 #include <thread>
 
 #include <unistd.h>
-
-#include "base/clock.h"
-#include "cli/client.h"
-#include "cli/interrupts.h"
-#include "cli/output.h"
-#include "cli/private_daemon.h"
-#include "cli/remote_command.h"
-#include "cli/vm_spec.h"
 
 namespace mayfly::cli {
 
@@ -53,7 +53,8 @@ double ms_between(uint64_t from_ns, uint64_t to_ns) {
   return to_ns <= from_ns ? 0 : static_cast<double>(to_ns - from_ns) / 1e6;
 }
 
-/// What a signal does: the first goes to the command, if it runs, and anything else ends everything.
+/// What a signal does: the first goes to the command, if it runs, and anything else ends
+/// everything.
 class SignalTarget {
  public:
   void on_signal(int signal) {
@@ -189,7 +190,8 @@ class Run {
     if (result) return *result;
     if (signals.ended_by() != 0) return kExitFailure;
     const int code = report_command_error(result.error());
-    if (result.error().reason() == "VM_STOPPED" || result.error().code() == Code::kDeadlineExceeded) {
+    if (result.error().reason() == "VM_STOPPED" ||
+        result.error().code() == Code::kDeadlineExceeded) {
       print_console_tail();
     }
     return code;
@@ -206,9 +208,12 @@ class Run {
     if (vm_.has_guest()) {
       const v1::GuestInfo& guest = vm_.guest();
       rows_.push_back({1, "kernel to init (guest)", static_cast<double>(guest.init_us()) / 1e3});
-      rows_.push_back({1, "init to ready (guest)",
-                       static_cast<double>(guest.ready_us() - std::min(guest.init_us(), guest.ready_us())) / 1e3});
-      rows_.push_back({1, "create to ready (host)", static_cast<double>(guest.start_to_ready_us()) / 1e3});
+      rows_.push_back(
+          {1, "init to ready (guest)",
+           static_cast<double>(guest.ready_us() - std::min(guest.init_us(), guest.ready_us())) /
+               1e3});
+      rows_.push_back(
+          {1, "create to ready (host)", static_cast<double>(guest.start_to_ready_us()) / 1e3});
     }
     rows_.push_back({0, "command", ms_between(started_ns, end_ns)});
   }
@@ -272,8 +277,8 @@ class Run {
     std::string text = format("{\"exitCode\":%d,\"vm\":%s,\"create\":%s,\"times\":[", code,
                               to_json(vm_, false).c_str(), to_json(create_times_, false).c_str());
     for (size_t i = 0; i < rows_.size(); ++i) {
-      text += format("%s{\"name\":\"%s\",\"depth\":%d,\"ms\":%.3f}", i == 0 ? "" : ",", rows_[i].name.c_str(),
-                     rows_[i].depth, rows_[i].ms);
+      text += format("%s{\"name\":\"%s\",\"depth\":%d,\"ms\":%.3f}", i == 0 ? "" : ",",
+                     rows_[i].name.c_str(), rows_[i].depth, rows_[i].ms);
     }
     std::fprintf(stderr, "%s]}\n", text.c_str());
   }
@@ -296,7 +301,8 @@ class Run {
 std::chrono::system_clock::time_point deadline_of(const GlobalFlags& global) {
   if (global.timeout_s <= 0) return std::chrono::system_clock::time_point::max();
   const auto timeout = std::chrono::duration<double>(std::min(global.timeout_s, 1e8));
-  return std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::microseconds>(timeout);
+  return std::chrono::system_clock::now() +
+         std::chrono::duration_cast<std::chrono::microseconds>(timeout);
 }
 
 int run(const GlobalFlags& global, const RunFlags& flags) { return Run(global, flags).execute(); }

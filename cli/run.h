@@ -3,10 +3,10 @@
 // `mayfly run`: a VM for one command, made and removed around it.
 #pragma once
 
+#include "cli/flags.h"
+
 #include <chrono>
 #include <string>
-
-#include "cli/flags.h"
 
 namespace mayfly::cli {
 

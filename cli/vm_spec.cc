@@ -15,8 +15,8 @@ std::string absolute(const std::string& path) {
 Result<std::string> default_file(const std::string& path, const char* flag, const char* script) {
   std::error_code error;
   if (std::filesystem::exists(path, error)) return path;
-  return fail({Code::kNotFound, "GUEST_MISSING"}, "%s: none was given and there is no %s; %s makes one", flag,
-              path.c_str(), script);
+  return fail({Code::kNotFound, "GUEST_MISSING"},
+              "%s: none was given and there is no %s; %s makes one", flag, path.c_str(), script);
 }
 
 }  // namespace
@@ -25,15 +25,16 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
   v1::VmSpec spec;
   if (flags.vcpus) spec.set_vcpus(*flags.vcpus);
   if (flags.memory_mib) spec.set_memory_mib(*flags.memory_mib);
-  spec.set_kernel_path(flags.kernel.empty()
-                           ? TRY(default_file(installation.kernel, "--kernel", "scripts/build_guest_kernel"))
-                           : absolute(flags.kernel));
+  spec.set_kernel_path(flags.kernel.empty() ? TRY(default_file(installation.kernel, "--kernel",
+                                                               "scripts/build_guest_kernel"))
+                                            : absolute(flags.kernel));
   for (const std::string& path : flags.initrds) spec.add_initrd_paths(absolute(path));
   if (!flags.rootfs.empty() && flags.rootfs != "none") {
     spec.mutable_rootfs()->set_path(absolute(flags.rootfs));
     spec.mutable_rootfs()->set_read_only(flags.read_only);
   } else if (flags.rootfs.empty() && flags.initrds.empty()) {
-    spec.mutable_rootfs()->set_path(TRY(default_file(installation.rootfs, "--rootfs", "scripts/build_rootfs")));
+    spec.mutable_rootfs()->set_path(
+        TRY(default_file(installation.rootfs, "--rootfs", "scripts/build_rootfs")));
     spec.mutable_rootfs()->set_read_only(true);
   }
   for (const std::string& text : flags.disks) {

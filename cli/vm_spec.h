@@ -3,16 +3,15 @@
 // From flags to mayfly.v1.VmSpec: paths made absolute, defaults from the installation.
 #pragma once
 
-#include "mayfly/v1/vm.pb.h"
-
 #include "base/error.h"
 #include "cli/flags.h"
 #include "cli/private_daemon.h"
+#include "mayfly/v1/vm.pb.h"
 
 namespace mayfly::cli {
 
-/// The kernel defaults to the installation's, and so does the root image, read-only so that many VMs share it,
-/// unless an initrd is given. `--rootfs none`: no root image.
+/// The kernel defaults to the installation's, and so does the root image, read-only so that many
+/// VMs share it, unless an initrd is given. `--rootfs none`: no root image.
 Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installation);
 
 }  // namespace mayfly::cli

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/agent_codec.h"
 
-#include <algorithm>
-
+#include "daemon/text.h"
 #include "proto/agent.pb.h"
 
-#include "daemon/text.h"
+#include <algorithm>
 
 namespace mayfly::daemon {
 
@@ -48,8 +47,8 @@ Result<std::optional<std::string>> FrameReader::next() {
     size |= static_cast<uint32_t>(static_cast<unsigned char>(held_[used_ + i])) << (8 * i);
   }
   if (size > kMaxFrameBytes) {
-    return fail({Code::kUnavailable, "AGENT_FRAME"}, "the guest's agent sent a frame of %u bytes, above %zu", size,
-                kMaxFrameBytes);
+    return fail({Code::kUnavailable, "AGENT_FRAME"},
+                "the guest's agent sent a frame of %u bytes, above %zu", size, kMaxFrameBytes);
   }
   if (left - kHeaderBytes < size) return std::nullopt;
   std::string payload = held_.substr(used_ + kHeaderBytes, size);
@@ -86,14 +85,18 @@ Result<ExecOutput> parse_exec_output(const std::string& payload) {
     return fail({Code::kUnavailable, "AGENT_FRAME"}, "the guest's agent sent malformed output");
   }
   switch (in.message_case()) {
-    case agent::ExecOutput::kStarted: return ExecStarted{in.started().pid()};
-    case agent::ExecOutput::kStdout: return ExecStdout{std::move(*in.mutable_stdout())};
-    case agent::ExecOutput::kStderr: return ExecStderr{std::move(*in.mutable_stderr())};
+    case agent::ExecOutput::kStarted:
+      return ExecStarted{in.started().pid()};
+    case agent::ExecOutput::kStdout:
+      return ExecStdout{std::move(*in.mutable_stdout())};
+    case agent::ExecOutput::kStderr:
+      return ExecStderr{std::move(*in.mutable_stderr())};
     case agent::ExecOutput::kExited:
       return ExecExited{in.exited().exit_code() & 0xff, in.exited().signal()};
     case agent::ExecOutput::kFailed:
       return ExecFailed{in.failed().guest_errno(), printable(in.failed().message(), kMaxTextBytes)};
-    default: return ExecOutput();
+    default:
+      return ExecOutput();
   }
 }
 
@@ -114,7 +117,8 @@ Result<std::string> encode_exec_start(const ExecStart& start) {
   std::string bytes = frame(message);
   if (bytes.size() > kMaxFrameBytes) {
     return fail({Code::kInvalidArgument, "COMMAND_TOO_LONG"},
-                "argv and env: %zu bytes in all are above the limit of %zu", bytes.size(), kMaxFrameBytes);
+                "argv and env: %zu bytes in all are above the limit of %zu", bytes.size(),
+                kMaxFrameBytes);
   }
   return bytes;
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// proto/agent.proto as plain values: frames to and from mayfly-agent. The guest writes what is read here, so
-// frames are bounded and text is made printable.
+// proto/agent.proto as plain values: frames to and from mayfly-agent. The guest writes what is read
+// here, so frames are bounded and text is made printable.
 #pragma once
+
+#include "base/error.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -11,8 +13,6 @@
 #include <string>
 #include <variant>
 #include <vector>
-
-#include "base/error.h"
 
 namespace mayfly::daemon {
 

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/agent_link.h"
 
+#include "base/log.h"
+
 #include <array>
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include "base/log.h"
-
 namespace mayfly::daemon {
 
 Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket, Hook on_message) {
   std::unique_ptr<AgentLink> link(new AgentLink(std::move(socket), std::move(on_message)));
-  link->watch_ = TRY(
-      reactor.watch(link->socket_.ref(), EPOLLIN, [raw = link.get()](uint32_t) { raw->on_readable(); }));
+  link->watch_ = TRY(reactor.watch(link->socket_.ref(), EPOLLIN,
+                                   [raw = link.get()](uint32_t) { raw->on_readable(); }));
   return link;
 }
 
@@ -38,7 +38,8 @@ void AgentLink::on_readable() {
     auto message = payload ? parse_agent_message(**payload)
                            : Result<AgentMessage>(std::unexpected(payload.error()));
     if (!message) {
-      log(LogLevel::kWarning, "agent: %s; not listening to it any more", message.error().message().c_str());
+      log(LogLevel::kWarning, "agent: %s; not listening to it any more",
+          message.error().message().c_str());
       watch_.reset();
       return;
     }

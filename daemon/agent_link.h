@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The host's end of the control connection that a guest's agent opens: its Hello comes in, Shutdown goes out.
-// Everything the agent says is the guest's word.
+// The host's end of the control connection that a guest's agent opens: its Hello comes in, Shutdown
+// goes out. Everything the agent says is the guest's word.
 #pragma once
-
-#include <functional>
-#include <memory>
 
 #include "base/error.h"
 #include "base/fd.h"
 #include "daemon/agent_codec.h"
 #include "daemon/reactor.h"
+
+#include <functional>
+#include <memory>
 
 namespace mayfly::daemon {
 
@@ -29,7 +29,8 @@ class AgentLink {
   void drain() { on_readable(); }
 
  private:
-  AgentLink(Fd socket, Hook on_message) : socket_(std::move(socket)), on_message_(std::move(on_message)) {}
+  AgentLink(Fd socket, Hook on_message)
+      : socket_(std::move(socket)), on_message_(std::move(on_message)) {}
   void on_readable();
 
   const Fd socket_;

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Bidirectional calls on gRPC's completion-queue API, with blocking reads and writes on top. The synchronous API
-// will not do for them: a handler there cannot end a call while another of its threads waits in Read(), so a
-// client that keeps its side open would never hear of the end.
+// Bidirectional calls on gRPC's completion-queue API, with blocking reads and writes on top. The
+// synchronous API will not do for them: a handler there cannot end a call while another of its
+// threads waits in Read(), so a client that keeps its side open would never hear of the end.
 //
-// One thread (Bidi's) takes completions of all calls; each call's handler runs on a thread of its own.
+// One thread (Bidi's) takes completions of all calls; each call's handler runs on a thread of its
+// own.
 #pragma once
+
+#include "daemon/call.h"
+#include "daemon/rpc.h"
+
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/async_stream.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -13,13 +21,6 @@
 #include <memory>
 #include <mutex>
 #include <thread>
-
-#include <grpcpp/completion_queue.h>
-#include <grpcpp/server_context.h>
-#include <grpcpp/support/async_stream.h>
-
-#include "daemon/call.h"
-#include "daemon/rpc.h"
 
 namespace mayfly::daemon {
 
@@ -53,8 +54,8 @@ class BidiCall {
     return write_.wait();
   }
 
-  /// The writing thread's last act: ends the call, and with it a read() that waits. The call may be destroyed
-  /// when this has returned and no read() runs.
+  /// The writing thread's last act: ends the call, and with it a read() that waits. The call may be
+  /// destroyed when this has returned and no read() runs.
   void finish(const grpc::Status& status) {
     finish_.begin();
     stream_.Finish(status, &finish_);
@@ -169,17 +170,18 @@ class Bidi {
   std::thread thread_;
 };
 
-/// Takes calls of one method, one after the other, for as long as the server runs. The handler finishes its call. Used on Bidi's thread once
-/// begun; outlives Bidi.
+/// Takes calls of one method, one after the other, for as long as the server runs. The handler
+/// finishes its call. Used on Bidi's thread once begun; outlives Bidi.
 template <typename Service, typename CallType>
 class BidiAcceptor final : public BidiTag {
  public:
   /// Asks the service for its next call; what Service::RequestXxx takes.
-  using Ask = void (*)(Service&, grpc::ServerContext*, decltype(CallType::stream_)*, grpc::ServerCompletionQueue*,
-                       void* tag);
+  using Ask = void (*)(Service&, grpc::ServerContext*, decltype(CallType::stream_)*,
+                       grpc::ServerCompletionQueue*, void* tag);
   using Handler = void (Service::*)(CallType&);
 
-  BidiAcceptor(Service& service, Ask ask, Handler handler) : service_(service), ask_(ask), handler_(handler) {}
+  BidiAcceptor(Service& service, Ask ask, Handler handler)
+      : service_(service), ask_(ask), handler_(handler) {}
 
   void begin(Bidi& bidi) {
     bidi_ = &bidi;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How long a caller is willing to wait, without gRPC: a deadline and a way to ask whether the caller has gone.
-// Made per call on the thread that serves it, and borrowed by what it calls.
+// How long a caller is willing to wait, without gRPC: a deadline and a way to ask whether the
+// caller has gone. Made per call on the thread that serves it, and borrowed by what it calls.
 #pragma once
+
+#include "base/error.h"
 
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
-
-#include "base/error.h"
 
 namespace mayfly::daemon {
 
@@ -32,17 +32,19 @@ struct Call {
     return call;
   }
 
-  /// Fails with DEADLINE_EXCEEDED or CANCELLED once it is time to give up; `what` is what was waited for.
+  /// Fails with DEADLINE_EXCEEDED or CANCELLED once it is time to give up; `what` is what was
+  /// waited for.
   Result<> check(const char* what) const {
-    if (is_cancelled && is_cancelled()) return fail({Code::kCancelled, "CANCELLED"}, "cancelled: %s", what);
+    if (is_cancelled && is_cancelled())
+      return fail({Code::kCancelled, "CANCELLED"}, "cancelled: %s", what);
     if (std::chrono::steady_clock::now() >= deadline) {
       return fail({Code::kDeadlineExceeded, "DEADLINE_EXCEEDED"}, "the deadline passed: %s", what);
     }
     return {};
   }
 
-  /// Waits on `condition` until `done()`. A caller's going away is noticed within a quarter of a second:
-  /// gRPC's synchronous server has no way to wake a waiting handler.
+  /// Waits on `condition` until `done()`. A caller's going away is noticed within a quarter of a
+  /// second: gRPC's synchronous server has no way to wake a waiting handler.
   template <typename Done>
   Result<> wait(std::unique_lock<std::mutex>& lock, std::condition_variable& condition,
                 const char* what, Done done) const {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Everything the daemon parses that a monitor or a guest wrote. The first byte chooses the parser.
-#include <cstddef>
-#include <cstdint>
-
 #include "base/error.h"
 #include "daemon/agent_codec.h"
 #include "daemon/control_codec.h"
+
+#include <cstddef>
+#include <cstdint>
 
 using namespace mayfly;
 using namespace mayfly::daemon;

@@ -2,26 +2,28 @@
 #include "daemon/agent_codec.h"
 #include "daemon/control_codec.h"
 #include "daemon/text.h"
-
 #include "proto/agent.pb.h"
 #include "proto/control.pb.h"
 
-#include <string>
-
 #include <doctest/doctest.h>
+
+#include <string>
 
 using namespace mayfly;
 using namespace mayfly::daemon;
 
 namespace {
 
-std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
 
 template <typename Message>
 std::string frame(const Message& message) {
   const std::string payload = message.SerializeAsString();
   std::string out;
-  for (unsigned shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(payload.size() >> shift));
+  for (unsigned shift = 0; shift < 32; shift += 8)
+    out.push_back(static_cast<char>(payload.size() >> shift));
   return out + payload;
 }
 
@@ -56,10 +58,11 @@ TEST_CASE("a frame longer than the limit is refused before it is held") {
 
 TEST_CASE("what the guest says is made printable") {
   agent::AgentToHost message;
-  message.mutable_hello()->set_kernel_release(std::string("6.1\x1b[2J\xff\x00", 8));
+  message.mutable_hello()->set_kernel_release("6.1\x1b[2J\x7f");
   const auto parsed = parse_agent_message(message.SerializeAsString());
   REQUIRE(parsed);
   CHECK(std::get<AgentHello>(*parsed).kernel_release == "6.1?[2J?");
+  CHECK(printable("a\xff\xc3", 100) == "a??");
   CHECK(printable_tail("abcdef", 3) == "def");
 }
 
@@ -101,9 +104,11 @@ TEST_CASE("a reply with a code that does not exist is an error all the same") {
 TEST_CASE("an exit report is only believed where it can be true") {
   control::ExitReport report;
   report.set_reason(control::EXIT_REASON_TRIPLE_FAULT);
-  CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason == ExitReason::kTripleFault);
+  CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason ==
+        ExitReason::kTripleFault);
   report.set_reason(static_cast<control::ExitReason>(8));  // MONITOR_KILLED is the daemon's to say.
-  CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason == ExitReason::kUnspecified);
+  CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason ==
+        ExitReason::kUnspecified);
   CHECK_FALSE(parse_exit_report({}));
   CHECK_FALSE(parse_exit_report(bytes_of("\xff\xff")));
   CHECK_FALSE(parse_exit_report(bytes_of(std::string(kMaxExitReportBytes + 1, '\0'))));

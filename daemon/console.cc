@@ -14,7 +14,8 @@ namespace {
 constexpr size_t kMaxChunkBytes = 64 * 1024;
 }  // namespace
 
-Result<std::unique_ptr<Console>> Console::create(Reactor& reactor, const std::string& path, uint32_t kib) {
+Result<std::unique_ptr<Console>> Console::create(Reactor& reactor, const std::string& path,
+                                                 uint32_t kib) {
   Fd ring = TRY(Fd::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
   const uint64_t size = kConsoleRingHeaderSize + uint64_t{kib} * 1024;
   if (::ftruncate(ring.number(), static_cast<off_t>(size)) != 0) {
@@ -34,7 +35,9 @@ Result<std::unique_ptr<Console>> Console::create(Reactor& reactor, const std::st
 void Console::on_output() {
   clear_event(event_.ref());
   // The lock orders this with a waiter between its look at the ring and its sleep.
-  { std::lock_guard lock(mutex_); }
+  {
+    std::lock_guard lock(mutex_);
+  }
   changed_.notify_all();
 }
 
@@ -58,14 +61,16 @@ Result<bool> Console::wait_beyond(uint64_t offset, const Call& call) const {
 Result<> Console::write_input(std::span<const std::byte> bytes, const Call& call) {
   while (!bytes.empty()) {
     std::unique_lock lock(mutex_);
-    if (closed_) return fail({Code::kFailedPrecondition, "VM_STOPPED"}, "console: the VM has stopped");
+    if (closed_)
+      return fail({Code::kFailedPrecondition, "VM_STOPPED"}, "console: the VM has stopped");
     const ssize_t size = ::write(input_write_.number(), bytes.data(), bytes.size());
     if (size >= 0) {
       bytes = bytes.subspan(static_cast<size_t>(size));
       continue;
     }
     if (errno == EINTR) continue;
-    if (errno != EAGAIN) return fail_errno({Code::kUnavailable, "CONSOLE_INPUT"}, errno, "console: write");
+    if (errno != EAGAIN)
+      return fail_errno({Code::kUnavailable, "CONSOLE_INPUT"}, errno, "console: write");
     // Full: the guest does not read. Looked at again soon, or when the VM ends.
     TRY(call.check("waiting for the guest to read its console"));
     changed_.wait_for(lock, std::chrono::milliseconds(20));

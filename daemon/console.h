@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A VM's console: the ring file that the monitor writes the guest's output to, and the pipe it reads the guest's
-// input from. Any thread; waiting is on a condition variable that the reactor wakes.
+// A VM's console: the ring file that the monitor writes the guest's output to, and the pipe it
+// reads the guest's input from. Any thread; waiting is on a condition variable that the reactor
+// wakes.
 #pragma once
+
+#include "base/console_ring.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "daemon/call.h"
+#include "daemon/reactor.h"
 
 #include <condition_variable>
 #include <cstdint>
@@ -10,12 +17,6 @@
 #include <mutex>
 #include <span>
 #include <string>
-
-#include "base/console_ring.h"
-#include "base/error.h"
-#include "base/fd.h"
-#include "daemon/call.h"
-#include "daemon/reactor.h"
 
 namespace mayfly::daemon {
 
@@ -30,7 +31,8 @@ struct ConsoleChunk {
 class Console {
  public:
   /// Makes the ring file, which must not exist yet, at `path`.
-  static Result<std::unique_ptr<Console>> create(Reactor& reactor, const std::string& path, uint32_t kib);
+  static Result<std::unique_ptr<Console>> create(Reactor& reactor, const std::string& path,
+                                                 uint32_t kib);
 
   FdRef ring() const { return ring_.ref(); }
   FdRef output_event() const { return event_.ref(); }

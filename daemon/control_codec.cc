@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/control_codec.h"
 
-#include "proto/control.pb.h"
-
 #include "daemon/text.h"
+#include "proto/control.pb.h"
 
 namespace mayfly::daemon {
 
@@ -18,8 +17,8 @@ uint32_t place(ControlPacket& packet, FdRef fd) {
 }
 
 MonitorPhases from_proto(const control::Phases& in) {
-  return {in.main_ns(), in.received_ns(), in.memory_ns(), in.vm_ns(),
-          in.kernel_ns(), in.devices_ns(), in.vcpus_ns(), in.running_ns()};
+  return {in.main_ns(),   in.received_ns(), in.memory_ns(), in.vm_ns(),
+          in.kernel_ns(), in.devices_ns(),  in.vcpus_ns(),  in.running_ns()};
 }
 
 MonitorStats from_proto(const control::Stats& in) {
@@ -84,10 +83,18 @@ ControlPacket encode_command(uint64_t id, Command command) {
   control::Request request;
   request.set_id(id);
   switch (command) {
-    case Command::kStart: request.mutable_start(); break;
-    case Command::kPause: request.mutable_pause(); break;
-    case Command::kResume: request.mutable_resume(); break;
-    case Command::kStop: request.mutable_stop(); break;
+    case Command::kStart:
+      request.mutable_start();
+      break;
+    case Command::kPause:
+      request.mutable_pause();
+      break;
+    case Command::kResume:
+      request.mutable_resume();
+      break;
+    case Command::kStop:
+      request.mutable_stop();
+      break;
   }
   return {.bytes = request.SerializeAsString(), .fds = {}};
 }
@@ -106,14 +113,14 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
   control::Reply in;
   if (packet.size() > kMaxControlBytes ||
       !in.ParseFromArray(packet.data(), static_cast<int>(packet.size()))) {
-    return fail({Code::kUnavailable, "MONITOR_REPLY"}, "the monitor sent a malformed reply of %zu bytes",
-                packet.size());
+    return fail({Code::kUnavailable, "MONITOR_REPLY"},
+                "the monitor sent a malformed reply of %zu bytes", packet.size());
   }
   ControlReply reply{.id = in.id(), .error = std::nullopt, .phases = std::nullopt};
   if (in.has_status() && in.status().code() != 0) {
-    reply.error = Error::received(code_from_number(in.status().code()),
-                                  printable(in.status().reason(), 64),
-                                  printable(in.status().message(), kMaxTextBytes));
+    reply.error =
+        Error::received(code_from_number(in.status().code()), printable(in.status().reason(), 64),
+                        printable(in.status().message(), kMaxTextBytes));
   }
   if (in.has_phases()) reply.phases = from_proto(in.phases());
   return reply;
@@ -121,15 +128,24 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
 
 const char* exit_reason_text(ExitReason reason) {
   switch (reason) {
-    case ExitReason::kUnspecified: return "no reason given";
-    case ExitReason::kGuestPoweroff: return "the guest powered off";
-    case ExitReason::kGuestReboot: return "the guest rebooted";
-    case ExitReason::kGuestPanic: return "the guest's kernel panicked";
-    case ExitReason::kTripleFault: return "the guest triple-faulted";
-    case ExitReason::kHostStop: return "stopped by the host";
-    case ExitReason::kKvmError: return "KVM could not run the guest";
-    case ExitReason::kMonitorError: return "the monitor failed";
-    case ExitReason::kMonitorKilled: return "the monitor was killed";
+    case ExitReason::kUnspecified:
+      return "no reason given";
+    case ExitReason::kGuestPoweroff:
+      return "the guest powered off";
+    case ExitReason::kGuestReboot:
+      return "the guest rebooted";
+    case ExitReason::kGuestPanic:
+      return "the guest's kernel panicked";
+    case ExitReason::kTripleFault:
+      return "the guest triple-faulted";
+    case ExitReason::kHostStop:
+      return "stopped by the host";
+    case ExitReason::kKvmError:
+      return "KVM could not run the guest";
+    case ExitReason::kMonitorError:
+      return "the monitor failed";
+    case ExitReason::kMonitorKilled:
+      return "the monitor was killed";
   }
   return "unknown";
 }
@@ -138,7 +154,8 @@ Result<ExitReport> parse_exit_report(std::span<const std::byte> bytes) {
   control::ExitReport in;
   if (bytes.empty() || bytes.size() > kMaxExitReportBytes ||
       !in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    return fail({Code::kUnavailable, "EXIT_REPORT"}, "no readable exit report in %zu bytes", bytes.size());
+    return fail({Code::kUnavailable, "EXIT_REPORT"}, "no readable exit report in %zu bytes",
+                bytes.size());
   }
   ExitReport report;
   // A number that this daemon does not know, or that only the daemon may give, is no reason.

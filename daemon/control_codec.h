@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// proto/control.proto as plain values: what the daemon tells a monitor, and what it takes from it. A monitor is
-// not trusted: replies and reports are bounded, and their text is made printable.
+// proto/control.proto as plain values: what the daemon tells a monitor, and what it takes from it.
+// A monitor is not trusted: replies and reports are bounded, and their text is made printable.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -10,9 +13,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::daemon {
 

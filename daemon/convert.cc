@@ -97,7 +97,8 @@ Result<> refuse_unknown_in(const google::protobuf::Message& message, int depth) 
   const auto* reflection = message.GetReflection();
   const auto& unknown = reflection->GetUnknownFields(message);
   if (!unknown.empty()) {
-    return fail({Code::kInvalidArgument, "UNKNOWN_FIELD"}, "%s: field number %d is not known to this daemon",
+    return fail({Code::kInvalidArgument, "UNKNOWN_FIELD"},
+                "%s: field number %d is not known to this daemon",
                 message.GetDescriptor()->full_name().c_str(), unknown.field(0).number());
   }
   if (depth == 0) return {};
@@ -133,14 +134,17 @@ Result<WaitGoal> from_proto(const v1::WaitVmRequest& in) {
   WaitGoal goal{.states = {}, .guest_ready = in.guest_ready()};
   for (const int state : in.states()) {
     if (state == v1::VM_STATE_UNSPECIFIED || !v1::VmState_IsValid(state)) {
-      return fail({Code::kInvalidArgument, "WAIT_GOAL"}, "states: %d is not a state of a VM", state);
+      return fail({Code::kInvalidArgument, "WAIT_GOAL"}, "states: %d is not a state of a VM",
+                  state);
     }
     goal.states.push_back(static_cast<VmState>(state));
   }
   return goal;
 }
 
-WindowSize from_proto(const v1::WindowSize& in) { return {.rows = in.rows(), .columns = in.columns()}; }
+WindowSize from_proto(const v1::WindowSize& in) {
+  return {.rows = in.rows(), .columns = in.columns()};
+}
 
 ExecStart from_proto(const v1::ExecStart& in) {
   ExecStart start{

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// mayfly.v1's messages to and from the daemon's plain values. Only the gRPC services include this. What comes in
-// is checked for its form here, and for its values by the code it goes to. Any thread.
+// mayfly.v1's messages to and from the daemon's plain values. Only the gRPC services include this.
+// What comes in is checked for its form here, and for its values by the code it goes to. Any
+// thread.
 #pragma once
-
-#include "mayfly/v1/console.pb.h"
-#include "mayfly/v1/event.pb.h"
-#include "mayfly/v1/exec.pb.h"
-#include "mayfly/v1/system.pb.h"
-#include "mayfly/v1/vm.pb.h"
 
 #include "base/error.h"
 #include "daemon/agent_codec.h"
@@ -17,13 +12,18 @@
 #include "daemon/host_check.h"
 #include "daemon/vm_manager.h"
 #include "daemon/vm_view.h"
+#include "mayfly/v1/console.pb.h"
+#include "mayfly/v1/event.pb.h"
+#include "mayfly/v1/exec.pb.h"
+#include "mayfly/v1/system.pb.h"
+#include "mayfly/v1/vm.pb.h"
 
 namespace mayfly::daemon {
 
 namespace v1 = ::mayfly::v1;
 
-/// A field that this daemon does not know, anywhere in the message, is refused rather than ignored: the caller
-/// meant something by it.
+/// A field that this daemon does not know, anywhere in the message, is refused rather than ignored:
+/// the caller meant something by it.
 Result<> refuse_unknown_fields(const google::protobuf::Message& message);
 
 Result<CreateRequest> from_proto(const v1::CreateVmRequest& in);

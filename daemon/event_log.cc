@@ -34,7 +34,8 @@ Result<EventCursor> EventLog::from_token(const std::string& token) const {
                         std::from_chars(token.data() + dot + 1, end, sequence).ptr == end &&
                         dot + 1 < token.size();
   if (!numbered || dot == 0) {
-    return fail({Code::kInvalidArgument, "RESUME_TOKEN"}, "resume_token: is not one that an event carried");
+    return fail({Code::kInvalidArgument, "RESUME_TOKEN"},
+                "resume_token: is not one that an event carried");
   }
   if (token.substr(0, dot) != epoch_) {
     EventCursor cursor = from_oldest();
@@ -43,7 +44,8 @@ Result<EventCursor> EventLog::from_token(const std::string& token) const {
   }
   std::lock_guard lock(mutex_);
   if (sequence >= next_sequence_) {
-    return fail({Code::kInvalidArgument, "RESUME_TOKEN"}, "resume_token: event %llu has not happened yet",
+    return fail({Code::kInvalidArgument, "RESUME_TOKEN"},
+                "resume_token: event %llu has not happened yet",
                 static_cast<unsigned long long>(sequence));
   }
   return EventCursor{.next_sequence = sequence + 1, .epoch_changed = false};
@@ -57,8 +59,11 @@ Result<Event> EventLog::next(EventCursor& cursor, const Call& call) const {
   std::unique_lock lock(mutex_);
   if (cursor.epoch_changed) {
     cursor.epoch_changed = false;
-    return Event{.sequence = cursor.next_sequence - 1, .unix_us = unix_now_us(), .vm_id = {},
-                 .incarnation = {}, .what = EventGap{.lost = 0}};
+    return Event{.sequence = cursor.next_sequence - 1,
+                 .unix_us = unix_now_us(),
+                 .vm_id = {},
+                 .incarnation = {},
+                 .what = EventGap{.lost = 0}};
   }
   TRY(call.wait(lock, appended_, "waiting for an event",
                 [&] { return closed_ || cursor.next_sequence < next_sequence_; }));
@@ -69,7 +74,10 @@ Result<Event> EventLog::next(EventCursor& cursor, const Call& call) const {
   if (cursor.next_sequence < oldest) {
     const uint64_t lost = oldest - cursor.next_sequence;
     cursor.next_sequence = oldest;
-    return Event{.sequence = oldest - 1, .unix_us = unix_now_us(), .vm_id = {}, .incarnation = {},
+    return Event{.sequence = oldest - 1,
+                 .unix_us = unix_now_us(),
+                 .vm_id = {},
+                 .incarnation = {},
                  .what = EventGap{.lost = lost}};
   }
   return events_[static_cast<size_t>(cursor.next_sequence++ - oldest)];

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The last kMaxEvents things that happened to VMs, numbered from 1 within an epoch (one run of the daemon).
-// append() comes from any thread and never blocks on a reader; a reader too slow learns how much it lost.
+// The last kMaxEvents things that happened to VMs, numbered from 1 within an epoch (one run of the
+// daemon). append() comes from any thread and never blocks on a reader; a reader too slow learns
+// how much it lost.
 #pragma once
+
+#include "base/error.h"
+#include "daemon/call.h"
+#include "daemon/vm_view.h"
 
 #include <condition_variable>
 #include <cstdint>
@@ -10,10 +15,6 @@
 #include <mutex>
 #include <string>
 #include <variant>
-
-#include "base/error.h"
-#include "daemon/call.h"
-#include "daemon/vm_view.h"
 
 namespace mayfly::daemon {
 

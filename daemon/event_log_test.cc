@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/event_log.h"
 
+#include <doctest/doctest.h>
+
 #include <chrono>
 #include <thread>
-
-#include <doctest/doctest.h>
 
 using namespace mayfly;
 using namespace mayfly::daemon;
@@ -79,7 +79,8 @@ TEST_CASE("a token of another run of the daemon gives a gap of unknown size, the
 
 TEST_CASE("tokens that no event carried are refused") {
   EventLog log("epoch");
-  for (const char* token : {"x", "epoch", "epoch.", "epoch.x", "epoch.1x", ".1", "epoch.5", "epoch.-1"}) {
+  for (const char* token :
+       {"x", "epoch", "epoch.", "epoch.x", "epoch.1x", ".1", "epoch.5", "epoch.-1"}) {
     CAPTURE(token);
     CHECK_FALSE(log.from_token(token));
   }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/exec_service.h"
 
-#include <cerrno>
-#include <thread>
-
 #include "daemon/convert.h"
 #include "daemon/exec_session.h"
 #include "daemon/rpc.h"
+
+#include <cerrno>
+#include <thread>
 
 namespace mayfly::daemon {
 
@@ -26,11 +26,14 @@ void pass_input(ExecCall& call, ExecSession& session) {
         if (!stdin_ended) sent = session.send_stdin_end();
         stdin_ended = true;
         break;
-      case v1::ExecRequest::kSignal: sent = session.send_signal(request.signal()); break;
+      case v1::ExecRequest::kSignal:
+        sent = session.send_signal(request.signal());
+        break;
       case v1::ExecRequest::kWindowSize:
         sent = session.send_window_size(from_proto(request.window_size()));
         break;
-      default: break;  // A second start, or nothing: not worth a running command.
+      default:
+        break;  // A second start, or nothing: not worth a running command.
     }
     // Once the agent does not listen any more, requests are read to their end and dropped.
     if (!sent) stdin_ended = true;
@@ -74,10 +77,12 @@ grpc::Status pass_output(ExecSession& session, ExecCall& call) {
 void ExecServiceImpl::handle(ExecCall& call) {
   v1::ExecRequest request;
   if (!call.read(&request) || !request.has_start()) {
-    return call.finish(
-        to_status(fail({Code::kInvalidArgument, "START_MISSING"}, "the first request is not `start`").error()));
+    return call.finish(to_status(
+        fail({Code::kInvalidArgument, "START_MISSING"}, "the first request is not `start`")
+            .error()));
   }
-  if (auto known = refuse_unknown_fields(request); !known) return call.finish(to_status(known.error()));
+  if (auto known = refuse_unknown_fields(request); !known)
+    return call.finish(to_status(known.error()));
   auto vm = manager_.find(request.start().vm_id());
   if (!vm) return call.finish(to_status(vm.error()));
   auto opened = ExecSession::open(**vm, from_proto(request.start()), call.deadline());
@@ -87,7 +92,8 @@ void ExecServiceImpl::handle(ExecCall& call) {
   std::thread input([&] { pass_input(call, session); });
   const grpc::Status status = pass_output(session, call);
   call.on_cancel(nullptr);
-  // The input thread waits for the agent, which this frees, or for the client, which the call's end frees.
+  // The input thread waits for the agent, which this frees, or for the client, which the call's end
+  // frees.
   session.cancel();
   call.finish(status);
   input.join();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// mayfly.v1.ExecService over ExecSession. A call has two threads: one for the output, one for the input.
+// mayfly.v1.ExecService over ExecSession. A call has two threads: one for the output, one for the
+// input.
 #pragma once
-
-#include "mayfly/v1/exec.grpc.pb.h"
 
 #include "daemon/bidi.h"
 #include "daemon/vm_manager.h"
+#include "mayfly/v1/exec.grpc.pb.h"
 
 namespace mayfly::daemon {
 

@@ -23,8 +23,9 @@ Result<> validate(const ExecStart& start) {
     return fail({Code::kInvalidArgument, "COMMAND_MISSING"}, "argv: no command was given");
   }
   if (start.argv.size() > kMaxArguments || start.env.size() > kMaxArguments) {
-    return fail({Code::kInvalidArgument, "COMMAND_TOO_LONG"}, "argv, env: %zu and %zu entries; the limit is %zu",
-                start.argv.size(), start.env.size(), kMaxArguments);
+    return fail({Code::kInvalidArgument, "COMMAND_TOO_LONG"},
+                "argv, env: %zu and %zu entries; the limit is %zu", start.argv.size(),
+                start.env.size(), kMaxArguments);
   }
   for (const std::string& entry : start.env) {
     if (entry.find('=') == std::string::npos || entry[0] == '=') {
@@ -44,7 +45,8 @@ int poll_timeout_ms(const Call& call) {
 
 }  // namespace
 
-Result<std::unique_ptr<ExecSession>> ExecSession::open(Vm& vm, const ExecStart& start, const Call& call) {
+Result<std::unique_ptr<ExecSession>> ExecSession::open(Vm& vm, const ExecStart& start,
+                                                       const Call& call) {
   TRY(validate(start));
   const std::string frame = TRY(encode_exec_start(start));
   Fd stream = TRY(vm.connect_exec(call));
@@ -109,10 +111,13 @@ Error ExecSession::connection_ended() {
     std::string why = view.exit ? exit_reason_text(view.exit->reason) : "no reason is known";
     if (view.exit && view.exit->signal != 0) why += format(" by signal %d", view.exit->signal);
     if (view.exit && !view.exit->detail.empty()) why += ": " + view.exit->detail;
-    return fail({Code::kAborted, "VM_STOPPED"}, "the VM ended while the command ran: %s", why.c_str()).error();
+    return fail({Code::kAborted, "VM_STOPPED"}, "the VM ended while the command ran: %s",
+                why.c_str())
+        .error();
   }
   return fail({Code::kUnavailable, "AGENT_GONE"},
-              "the guest's agent ended the connection before the command's exit").error();
+              "the guest's agent ended the connection before the command's exit")
+      .error();
 }
 
 void ExecSession::cancel() { ::shutdown(stream_.number(), SHUT_RDWR); }

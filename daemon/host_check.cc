@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/host_check.h"
 
+#include "daemon/host_probe_sys.h"
+#include "daemon/text.h"
+
 #include <cstring>
 #include <fstream>
 #include <sstream>
 
 #include <sys/resource.h>
 #include <unistd.h>
-
-#include "daemon/host_probe_sys.h"
-#include "daemon/text.h"
 
 namespace mayfly::daemon {
 
@@ -40,9 +40,10 @@ HostCheck check_kvm(const KvmProbe& probe, const std::string& device) {
   if (!probe.opened) {
     check.status = CheckStatus::kMissing;
     check.detail = probe.failure;
-    check.remedy = ::access(device.c_str(), F_OK) == 0
-                       ? format("sudo setfacl -m u:%d:rw %s", static_cast<int>(::getuid()), device.c_str())
-                       : "sudo modprobe kvm_intel || sudo modprobe kvm_amd";
+    check.remedy =
+        ::access(device.c_str(), F_OK) == 0
+            ? format("sudo setfacl -m u:%d:rw %s", static_cast<int>(::getuid()), device.c_str())
+            : "sudo modprobe kvm_intel || sudo modprobe kvm_amd";
     return check;
   }
   if (!probe.ns_per_instruction) {
@@ -56,7 +57,8 @@ HostCheck check_kvm(const KvmProbe& probe, const std::string& device) {
 }
 
 HostCheck check_speed(const KvmProbe& probe) {
-  HostCheck check{.name = "guest-kernel-speed", .status = CheckStatus::kMissing, .detail = {}, .remedy = {}};
+  HostCheck check{
+      .name = "guest-kernel-speed", .status = CheckStatus::kMissing, .detail = {}, .remedy = {}};
   if (!probe.ns_per_instruction) {
     check.detail = "not measured: no VM could be run";
     check.remedy = "scripts/lab";
@@ -64,8 +66,9 @@ HostCheck check_speed(const KvmProbe& probe) {
   }
   const double ns = *probe.ns_per_instruction;
   if (probe.emulates_guest_kernel()) {
-    check.detail = format("emulated: %.0f ns per instruction of a guest's kernel; Linux does not boot in useful time",
-                          ns);
+    check.detail = format(
+        "emulated: %.0f ns per instruction of a guest's kernel; Linux does not boot in useful time",
+        ns);
     check.remedy = "scripts/lab out/mayfly run -- COMMAND";
     return check;
   }
@@ -91,9 +94,11 @@ HostCheck check_huge_pages() {
 }
 
 HostCheck check_shmem_thp() {
-  HostCheck check{.name = "memfd-huge-pages", .status = CheckStatus::kOk, .detail = {}, .remedy = {}};
+  HostCheck check{
+      .name = "memfd-huge-pages", .status = CheckStatus::kOk, .detail = {}, .remedy = {}};
   const std::string mode = chosen(first_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled"));
-  check.detail = "transparent huge pages for memfd: " + (mode.empty() ? "not in this kernel" : mode);
+  check.detail =
+      "transparent huge pages for memfd: " + (mode.empty() ? "not in this kernel" : mode);
   if (mode == "never" || mode == "deny" || mode.empty()) {
     check.status = CheckStatus::kWarning;
     if (!mode.empty()) {
@@ -119,7 +124,8 @@ HostCheck check_cgroup() {
 }
 
 HostCheck check_io_uring() {
-  HostCheck check{.name = "io-uring", .status = CheckStatus::kOk, .detail = "allowed", .remedy = {}};
+  HostCheck check{
+      .name = "io-uring", .status = CheckStatus::kOk, .detail = "allowed", .remedy = {}};
   const int error = try_io_uring();
   if (error == 0) return check;
   const std::string disabled = first_line("/proc/sys/kernel/io_uring_disabled");
@@ -148,7 +154,8 @@ HostCheck check_device(const char* name, const char* path, const char* use, cons
 
 HostCheck check_userfaultfd() {
   const int error = try_userfaultfd();
-  if (error == 0) return {.name = "userfaultfd", .status = CheckStatus::kOk, .detail = "allowed", .remedy = {}};
+  if (error == 0)
+    return {.name = "userfaultfd", .status = CheckStatus::kOk, .detail = "allowed", .remedy = {}};
   return {.name = "userfaultfd",
           .status = CheckStatus::kWarning,
           .detail = format("refused: %s", std::strerror(error)),
@@ -161,7 +168,8 @@ HostCheck check_open_files() {
   const bool good = limit.rlim_cur >= kGoodOpenFiles;
   return {.name = "open-files",
           .status = good ? CheckStatus::kOk : CheckStatus::kWarning,
-          .detail = format("RLIMIT_NOFILE is %llu of %llu", static_cast<unsigned long long>(limit.rlim_cur),
+          .detail = format("RLIMIT_NOFILE is %llu of %llu",
+                           static_cast<unsigned long long>(limit.rlim_cur),
                            static_cast<unsigned long long>(limit.rlim_max)),
           .remedy = good ? "" : "ulimit -n 65536, or LimitNOFILE=65536 in the daemon's unit"};
 }
@@ -177,11 +185,12 @@ HostCheck check_memory() {
     if (words >> name >> kib && name == "MemAvailable:") available = kib >> 10;
   }
   const bool good = available >= kGoodFreeMib;
-  return {.name = "memory",
-          .status = good ? CheckStatus::kOk : CheckStatus::kWarning,
-          .detail = format("%llu MiB of %llu MiB available", static_cast<unsigned long long>(available),
-                           static_cast<unsigned long long>(host_memory_mib())),
-          .remedy = good ? "" : "end what uses memory, or run smaller VMs"};
+  return {
+      .name = "memory",
+      .status = good ? CheckStatus::kOk : CheckStatus::kWarning,
+      .detail = format("%llu MiB of %llu MiB available", static_cast<unsigned long long>(available),
+                       static_cast<unsigned long long>(host_memory_mib())),
+      .remedy = good ? "" : "end what uses memory, or run smaller VMs"};
 }
 
 HostReport make_report(const KvmProbe& probe, const std::string& device) {
@@ -236,14 +245,17 @@ Result<HostReport> HostChecker::report(bool refresh, const Call& call) {
 Result<> HostChecker::gate(const VmSpec& spec) {
   const KvmProbe probe = TRY(wait_probe(Call()));
   if (!probe.opened) {
-    return fail({Code::kFailedPrecondition, "KVM_MISSING"},
-                "no VM runs here: %s (`mayfly doctor` says more; scripts/lab is a machine with KVM)",
-                probe.failure.c_str());
+    return fail(
+        {Code::kFailedPrecondition, "KVM_MISSING"},
+        "no VM runs here: %s (`mayfly doctor` says more; scripts/lab is a machine with KVM)",
+        probe.failure.c_str());
   }
   if (probe.emulates_guest_kernel() && !spec.allow_slow_kvm) {
     return fail({Code::kFailedPrecondition, "KVM_EMULATES_GUEST_KERNEL"},
-                "this host's KVM only emulates a guest's kernel (%.0f ns per instruction): Linux would not boot in "
-                "useful time. Put scripts/lab before the command to run it on a machine with real KVM, or allow "
+                "this host's KVM only emulates a guest's kernel (%.0f ns per instruction): Linux "
+                "would not boot in "
+                "useful time. Put scripts/lab before the command to run it on a machine with real "
+                "KVM, or allow "
                 "slow KVM to try all the same",
                 *probe.ns_per_instruction);
   }

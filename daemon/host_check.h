@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What this host can do, what it lacks, and the command that mends it. The KVM device is probed once, in the
-// background from the daemon's start on; the other checks read files when they are asked for.
+// What this host can do, what it lacks, and the command that mends it. The KVM device is probed
+// once, in the background from the daemon's start on; the other checks read files when they are
+// asked for.
 #pragma once
+
+#include "base/error.h"
+#include "daemon/call.h"
+#include "daemon/kvm_probe_sys.h"
+#include "daemon/spec.h"
 
 #include <condition_variable>
 #include <mutex>
@@ -10,11 +16,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include "base/error.h"
-#include "daemon/call.h"
-#include "daemon/kvm_probe_sys.h"
-#include "daemon/spec.h"
 
 namespace mayfly::daemon {
 
@@ -40,11 +41,12 @@ class HostChecker {
   explicit HostChecker(std::string kvm_device);
   ~HostChecker();
 
-  /// Any thread. The report is kept; `refresh` looks again, save for the KVM probe where that succeeded.
+  /// Any thread. The report is kept; `refresh` looks again, save for the KVM probe where that
+  /// succeeded.
   Result<HostReport> report(bool refresh, const Call& call);
 
-  /// Whether a VM of this spec would get anywhere: refused where there is no KVM device, and, unless
-  /// spec.allow_slow_kvm, where KVM only emulates a guest's kernel.
+  /// Whether a VM of this spec would get anywhere: refused where there is no KVM device, and,
+  /// unless spec.allow_slow_kvm, where KVM only emulates a guest's kernel.
   Result<> gate(const VmSpec& spec);
 
  private:

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/host_probe_sys.h"
 
+#include "base/fd.h"
+
 #include <cerrno>
 
 #include <fcntl.h>
@@ -9,13 +11,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "base/fd.h"
-
 namespace mayfly::daemon {
 
 int try_io_uring() {
   io_uring_params params = {};
-  // SAFETY: the kernel reads and fills params, which lives through the call; the ring closes with `ring`.
+  // SAFETY: the kernel reads and fills params, which lives through the call; the ring closes with
+  // `ring`.
   const Fd ring(static_cast<int>(::syscall(SYS_io_uring_setup, 2, &params)));
   return ring.valid() ? 0 : errno;
 }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/kvm_probe_sys.h"
 
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/fd.h"
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -10,10 +14,6 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-
-#include "base/clock.h"
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::daemon {
 
@@ -26,14 +26,15 @@ static_assert(sizeof(kvm_sregs) == 312);
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kCodeAt = kPage;  // Guest page 0 stays empty.
-// The time of the short loop is taken from that of the long one: entering the guest is slow, too, where the
-// machine is itself emulated.
+// The time of the short loop is taken from that of the long one: entering the guest is slow, too,
+// where the machine is itself emulated.
 constexpr uint32_t kShortLoops = 500;
 constexpr uint32_t kLongLoops = 5000;
 constexpr uint64_t kSuspectNs = 100 * 2 * kLongLoops;
 constexpr int kMaxExits = 1000;
 
-/// mov ecx, N (in a register already) / again: dec ecx / jnz again / hlt, in flat 32-bit code at CPL 0.
+/// mov ecx, N (in a register already) / again: dec ecx / jnz again / hlt, in flat 32-bit code at
+/// CPL 0.
 constexpr std::array<unsigned char, 4> kCode = {0x49, 0x75, 0xfd, 0xf4};
 
 class Mapping {
@@ -100,7 +101,8 @@ Result<uint64_t> time_loop(FdRef vcpu, const kvm_run& run, uint32_t count) {
     if (run.exit_reason == KVM_EXIT_HLT) return monotonic_ns() - before;
     if (run.exit_reason != KVM_EXIT_INTR) break;
   }
-  return fail({Code::kUnavailable, "KVM_PROBE"}, "unexpected exit %u from the probe's VM", run.exit_reason);
+  return fail({Code::kUnavailable, "KVM_PROBE"}, "unexpected exit %u from the probe's VM",
+              run.exit_reason);
 }
 
 Result<double> measure(FdRef kvm) {
@@ -152,7 +154,8 @@ KvmProbe probe_kvm(const std::string& device) {
   probe.opened = true;
   probe.api_version = ::ioctl(kvm->number(), KVM_GET_API_VERSION, 0);
   if (probe.api_version != KVM_API_VERSION) {
-    probe.failure = format("%s speaks KVM API %d, not %d", device.c_str(), probe.api_version, KVM_API_VERSION);
+    probe.failure =
+        format("%s speaks KVM API %d, not %d", device.c_str(), probe.api_version, KVM_API_VERSION);
     return probe;
   }
   auto measured = measure(kvm->ref());

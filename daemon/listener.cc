@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/listener.h"
 
+#include "base/log.h"
+#include "daemon/unix_socket_sys.h"
+
 #include <cerrno>
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "base/log.h"
-#include "daemon/unix_socket_sys.h"
 
 namespace mayfly::daemon {
 
@@ -22,12 +22,13 @@ Result<> clear_the_way(const std::string& path) {
   struct stat status;
   if (::lstat(path.c_str(), &status) != 0) return {};
   if (!S_ISSOCK(status.st_mode)) {
-    return fail({Code::kAlreadyExists, "SOCKET_PATH"}, "--socket: %s exists and is not a socket", path.c_str());
+    return fail({Code::kAlreadyExists, "SOCKET_PATH"}, "--socket: %s exists and is not a socket",
+                path.c_str());
   }
   auto probe = connect_unix(path, SOCK_STREAM);
   if (probe || probe.error().os_errno() != ECONNREFUSED) {
-    return fail({Code::kAlreadyExists, "SOCKET_IN_USE"}, "--socket: %s is in use by a running process",
-                path.c_str());
+    return fail({Code::kAlreadyExists, "SOCKET_IN_USE"},
+                "--socket: %s is in use by a running process", path.c_str());
   }
   ::unlink(path.c_str());  // Left by a daemon that was killed.
   return {};
@@ -35,12 +36,12 @@ Result<> clear_the_way(const std::string& path) {
 
 }  // namespace
 
-Result<std::unique_ptr<Listener>> Listener::create(Reactor& reactor, const std::string& path, Hook accepted) {
+Result<std::unique_ptr<Listener>> Listener::create(Reactor& reactor, const std::string& path,
+                                                   Hook accepted) {
   TRY(check_socket_path("--socket", path));
   TRY(clear_the_way(path));
   Fd socket = TRY(listen_unix(path, SOCK_STREAM | SOCK_NONBLOCK, kBacklog));
-  std::unique_ptr<Listener> listener(
-      new Listener(path, std::move(socket), std::move(accepted)));
+  std::unique_ptr<Listener> listener(new Listener(path, std::move(socket), std::move(accepted)));
   if (::chmod(path.c_str(), 0600) != 0) {
     return fail_errno({Code::kFailedPrecondition, "SOCKET_MODE"}, errno, "chmod %s", path.c_str());
   }

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // mayflyd: reads its flags, serves until a signal or, with --private, until its client is gone.
+#include "base/fd.h"
+#include "base/log.h"
+#include "daemon/server.h"
+#include "daemon/state_dir.h"
+#include "daemon/unix_socket_sys.h"
+
+#include <CLI/CLI.hpp>
+
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -9,19 +17,12 @@
 #include <cstring>
 #include <filesystem>
 
-#include <CLI/CLI.hpp>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "base/fd.h"
-#include "base/log.h"
-#include "daemon/server.h"
-#include "daemon/state_dir.h"
-#include "daemon/unix_socket_sys.h"
 
 namespace mayfly::daemon {
 namespace {
@@ -49,7 +50,8 @@ std::string socket_dir(const Flags& flags) {
 /// Where a daemon of this user lives unless it is told otherwise.
 std::string default_home() {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  if (::geteuid() != 0 && runtime != nullptr && runtime[0] == '/') return std::string(runtime) + "/mayfly";
+  if (::geteuid() != 0 && runtime != nullptr && runtime[0] == '/')
+    return std::string(runtime) + "/mayfly";
   return "/run/mayfly";
 }
 
@@ -72,13 +74,14 @@ Result<> fill_defaults(Flags& flags) {
   if (TRY(make_dir(socket_dir(flags)))) flags.made_socket_dir = true;
   if (flags.state_dir.empty()) flags.state_dir = socket_dir(flags) + "/state";
   if (::access(flags.vmm.c_str(), X_OK) != 0) {
-    return fail_errno({Code::kNotFound, "VMM_MISSING"}, errno, "--vmm: cannot run %s", flags.vmm.c_str());
+    return fail_errno({Code::kNotFound, "VMM_MISSING"}, errno, "--vmm: cannot run %s",
+                      flags.vmm.c_str());
   }
   return {};
 }
 
-/// As many descriptors as we may have, and a table for them now: growing it later, with threads, takes tens of
-/// milliseconds.
+/// As many descriptors as we may have, and a table for them now: growing it later, with threads,
+/// takes tens of milliseconds.
 void prepare_descriptors() {
   rlimit limit = {};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -130,7 +133,8 @@ Result<> serve(Flags& flags, FdRef signals) {
                                           .vmm_path = flags.vmm,
                                           .agent_initrd = flags.agent_initrd,
                                           .kvm_device = flags.kvm_device}));
-  log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(), flags.state_dir.c_str());
+  log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(),
+      flags.state_dir.c_str());
   tell_client(flags.private_fd, "ready unix:" + flags.socket);
   server->stop(wait_for_end(signals, flags.private_fd));
   return {};
@@ -152,17 +156,24 @@ int serve_and_report(Flags flags, FdRef signals) {
 int main(int argc, char** argv) {
   using namespace mayfly;
   daemon::Flags flags;
-  CLI::App app("mayflyd, the daemon of Mayfly: runs microVMs and serves the gRPC API mayfly.v1 on a Unix socket.");
-  app.add_option("--socket", flags.socket,
-                 "unix:/PATH to serve on, at most 107 bytes (default: $XDG_RUNTIME_DIR/mayfly/mayflyd.sock, "
-                 "for root /run/mayfly/mayflyd.sock)");
-  app.add_option("--state-dir", flags.state_dir, "directory for running VMs' files (default: state, beside the socket)");
-  app.add_option("--vmm", flags.vmm, "the monitor program (default: mayfly-vmm beside this program)");
-  app.add_option("--agent-initrd", flags.agent_initrd,
-                 "the agent's initrd (default: guest/agent.cpio beside this program, if it is there)");
+  CLI::App app(
+      "mayflyd, the daemon of Mayfly: runs microVMs and serves the gRPC API mayfly.v1 on a Unix "
+      "socket.");
+  app.add_option(
+      "--socket", flags.socket,
+      "unix:/PATH to serve on, at most 107 bytes (default: $XDG_RUNTIME_DIR/mayfly/mayflyd.sock, "
+      "for root /run/mayfly/mayflyd.sock)");
+  app.add_option("--state-dir", flags.state_dir,
+                 "directory for running VMs' files (default: state, beside the socket)");
+  app.add_option("--vmm", flags.vmm,
+                 "the monitor program (default: mayfly-vmm beside this program)");
+  app.add_option(
+      "--agent-initrd", flags.agent_initrd,
+      "the agent's initrd (default: guest/agent.cpio beside this program, if it is there)");
   app.add_option("--kvm-device", flags.kvm_device, "the KVM device")->capture_default_str();
   app.add_option("--private", flags.private_fd,
-                 "serve one client: say `ready unix:PATH` on this inherited descriptor, and end when its other "
+                 "serve one client: say `ready unix:PATH` on this inherited descriptor, and end "
+                 "when its other "
                  "end is closed; makes a directory of its own");
   app.add_flag("--verbose", flags.verbose, "log more");
   app.set_version_flag("--version", "mayflyd 0.1.0");
@@ -179,7 +190,9 @@ int main(int argc, char** argv) {
   sigaddset(&end_signals, SIGHUP);
   ::pthread_sigmask(SIG_BLOCK, &end_signals, nullptr);  // Before any thread.
   const bool quiet = flags.private_fd >= 0 && !flags.verbose;
-  log_init("mayflyd", flags.verbose ? LogLevel::kDebug : quiet ? LogLevel::kError : LogLevel::kInfo);
+  log_init("mayflyd", flags.verbose ? LogLevel::kDebug
+                      : quiet       ? LogLevel::kError
+                                    : LogLevel::kInfo);
   if (flags.private_fd >= 0) ::fcntl(flags.private_fd, F_SETFD, FD_CLOEXEC);
   const Fd signals(::signalfd(-1, &end_signals, SFD_CLOEXEC | SFD_NONBLOCK));
   return daemon::serve_and_report(std::move(flags), signals.ref());

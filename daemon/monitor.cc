@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/monitor.h"
 
+#include "base/log.h"
+#include "daemon/text.h"
+#include "daemon/unix_socket_sys.h"
+
 #include <array>
 #include <csignal>
 #include <utility>
@@ -10,15 +14,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/log.h"
-#include "daemon/text.h"
-#include "daemon/unix_socket_sys.h"
-
 namespace mayfly::daemon {
 
 namespace {
 
-// How much is taken in one callback, so that a monitor that never stops talking does not hold the thread.
+// How much is taken in one callback, so that a monitor that never stops talking does not hold the
+// thread.
 constexpr int kMaxPacketsAtOnce = 32;
 constexpr int kMaxStderrReadsAtOnce = 16;
 
@@ -32,8 +33,9 @@ std::optional<ExitReport> read_report(FdRef file) {
 }
 
 std::string describe_end(const MonitorEnd& end) {
-  std::string text = end.process.signal != 0 ? format("killed by signal %d", end.process.signal)
-                                             : format("exited with status %d", end.process.exit_status);
+  std::string text = end.process.signal != 0
+                         ? format("killed by signal %d", end.process.signal)
+                         : format("exited with status %d", end.process.exit_status);
   if (end.report) text += format(", %s", exit_reason_text(end.report->reason));
   if (end.report && !end.report->detail.empty()) text += ": " + end.report->detail;
   if (!end.stderr_tail.empty()) text += "; its last words: " + printable_tail(end.stderr_tail, 512);
@@ -42,7 +44,8 @@ std::string describe_end(const MonitorEnd& end) {
 
 }  // namespace
 
-Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const MonitorPlan& plan, EndHook ended) {
+Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const MonitorPlan& plan,
+                                                 EndHook ended) {
   const Fd listener = TRY(listen_unix(plan.control_path, SOCK_SEQPACKET, 1));
   auto [error_read, error_write] = TRY(Fd::pipe());
   TRY(set_nonblocking(error_read.ref(), true));
@@ -54,10 +57,12 @@ Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const Monitor
       .inherited = {listener.ref()},
   }));
   error_write.reset();
-  // The kernel completes the connection from the listener's backlog: this never waits for the monitor.
+  // The kernel completes the connection from the listener's backlog: this never waits for the
+  // monitor.
   auto control = connect_unix(plan.control_path, SOCK_SEQPACKET | SOCK_NONBLOCK);
-  std::unique_ptr<Monitor> monitor(new Monitor(std::move(process), control ? *std::move(control) : Fd(),
-                                               std::move(error_read), std::move(exit_report), std::move(ended)));
+  std::unique_ptr<Monitor> monitor(
+      new Monitor(std::move(process), control ? *std::move(control) : Fd(), std::move(error_read),
+                  std::move(exit_report), std::move(ended)));
   if (!control) return std::unexpected(std::move(control).error());
   TRY(monitor->watch(reactor));
   return monitor;
@@ -88,24 +93,29 @@ Monitor::~Monitor() {
   }
 }
 
-Result<ControlReply> Monitor::call(const std::function<ControlPacket(uint64_t id)>& encode, const Call& call,
-                                   const char* what, ReplyHook hook) {
+Result<ControlReply> Monitor::call(const std::function<ControlPacket(uint64_t id)>& encode,
+                                   const Call& call, const char* what, ReplyHook hook) {
   uint64_t id = 0;
   {
     std::lock_guard lock(mutex_);
-    if (ended_) return fail({Code::kUnavailable, "MONITOR_GONE"}, "%s: the monitor has ended", what);
+    if (ended_)
+      return fail({Code::kUnavailable, "MONITOR_GONE"}, "%s: the monitor has ended", what);
     if (pending_.size() >= kMaxPendingCalls) {
-      return fail({Code::kResourceExhausted, "MONITOR_STUCK"}, "%s: %zu calls wait for the monitor already", what,
-                  pending_.size());
+      return fail({Code::kResourceExhausted, "MONITOR_STUCK"},
+                  "%s: %zu calls wait for the monitor already", what, pending_.size());
     }
     id = next_id_++;
-    pending_.emplace(id, Pending{.hook = std::move(hook), .outcome = std::nullopt, .abandoned = false});
+    pending_.emplace(id,
+                     Pending{.hook = std::move(hook), .outcome = std::nullopt, .abandoned = false});
   }
   const ControlPacket packet = encode(id);
   if (packet.bytes.size() > kMaxControlBytes) {
-    resolve(id, fail({Code::kInvalidArgument, "REQUEST_TOO_LONG"}, "%s: %zu bytes are above the limit of %zu", what,
-                     packet.bytes.size(), kMaxControlBytes));
-  } else if (auto sent = send_packet(control_.ref(), std::as_bytes(std::span(packet.bytes)), packet.fds); !sent) {
+    resolve(id, fail({Code::kInvalidArgument, "REQUEST_TOO_LONG"},
+                     "%s: %zu bytes are above the limit of %zu", what, packet.bytes.size(),
+                     kMaxControlBytes));
+  } else if (auto sent =
+                 send_packet(control_.ref(), std::as_bytes(std::span(packet.bytes)), packet.fds);
+             !sent) {
     resolve(id, std::unexpected(std::move(sent).error()));
   }
   std::unique_lock lock(mutex_);
@@ -155,7 +165,8 @@ void Monitor::on_control() {
     }
     auto reply = parse_reply(std::span(buffer).first(**size));
     if (!reply) {
-      log(LogLevel::kError, "monitor %d: %s; killing it", process_.pid, reply.error().describe().c_str());
+      log(LogLevel::kError, "monitor %d: %s; killing it", process_.pid,
+          reply.error().describe().c_str());
       control_watch_.reset();
       kill();
       return;
@@ -210,8 +221,8 @@ void Monitor::fail_pending(const MonitorEnd& end) {
     for (const auto& [id, pending] : pending_) ids.push_back(id);
   }
   for (const uint64_t id : ids) {
-    resolve(id, fail({Code::kUnavailable, "MONITOR_GONE"}, "the monitor ended before it answered: %s",
-                     describe_end(end).c_str()));
+    resolve(id, fail({Code::kUnavailable, "MONITOR_GONE"},
+                     "the monitor ended before it answered: %s", describe_end(end).c_str()));
   }
 }
 

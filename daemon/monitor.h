@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One mayfly-vmm process: launched, talked to over its control socket, watched to its end. The process is not
-// trusted: what it says is bounded, and no call waits for it beyond the caller's deadline.
+// One mayfly-vmm process: launched, talked to over its control socket, watched to its end. The
+// process is not trusted: what it says is bounded, and no call waits for it beyond the caller's
+// deadline.
 #pragma once
-
-#include <functional>
-#include <memory>
-#include <mutex>
-#include <optional>
-#include <string>
-#include <unordered_map>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -17,6 +11,13 @@
 #include "daemon/control_codec.h"
 #include "daemon/process_sys.h"
 #include "daemon/reactor.h"
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
 
 namespace mayfly::daemon {
 
@@ -41,20 +42,21 @@ class Monitor {
  public:
   /// Runs on the reactor's thread, once, when the process has been reaped.
   using EndHook = std::move_only_function<void(MonitorEnd)>;
-  /// Runs on the reactor's thread when the reply is there, or the monitor has ended without one, even where
-  /// the caller has given up by then.
+  /// Runs on the reactor's thread when the reply is there, or the monitor has ended without one,
+  /// even where the caller has given up by then.
   using ReplyHook = std::function<void(const Result<ControlReply>&)>;
 
-  static Result<std::unique_ptr<Monitor>> launch(Reactor& reactor, const MonitorPlan& plan, EndHook ended);
+  static Result<std::unique_ptr<Monitor>> launch(Reactor& reactor, const MonitorPlan& plan,
+                                                 EndHook ended);
   /// Kills and reaps the process if it still runs.
   ~Monitor();
 
   pid_t pid() const { return process_.pid; }
 
-  /// Sends the packet that `encode` makes for a request id and waits for its reply. An error that the monitor
-  /// replies with is returned as an Error. Any thread but the reactor's.
-  Result<ControlReply> call(const std::function<ControlPacket(uint64_t id)>& encode, const Call& call,
-                            const char* what, ReplyHook hook = nullptr);
+  /// Sends the packet that `encode` makes for a request id and waits for its reply. An error that
+  /// the monitor replies with is returned as an Error. Any thread but the reactor's.
+  Result<ControlReply> call(const std::function<ControlPacket(uint64_t id)>& encode,
+                            const Call& call, const char* what, ReplyHook hook = nullptr);
 
   /// SIGKILL; the end comes through the EndHook.
   void kill();

@@ -51,7 +51,8 @@ Result<ProcessEnd> wait_id(FdRef pidfd, int options) {
     if (::waitid(P_PIDFD, static_cast<id_t>(pidfd.number()), &info, WEXITED | options) == 0) break;
     if (errno != EINTR) return fail_errno({Code::kInternal, "WAITID"}, errno, "waitid");
   }
-  if (info.si_pid == 0) return fail({Code::kUnavailable, "STILL_RUNNING"}, "the process still runs");
+  if (info.si_pid == 0)
+    return fail({Code::kUnavailable, "STILL_RUNNING"}, "the process still runs");
   if (info.si_code == CLD_EXITED) return ProcessEnd{.signal = 0, .exit_status = info.si_status};
   return ProcessEnd{.signal = info.si_status, .exit_status = 0};
 }
@@ -59,12 +60,14 @@ Result<ProcessEnd> wait_id(FdRef pidfd, int options) {
 }  // namespace
 
 Result<Process> spawn(const SpawnPlan& plan) {
-  // The child's own numbers must not be overwritten by one another: sources are moved above all targets first.
+  // The child's own numbers must not be overwritten by one another: sources are moved above all
+  // targets first.
   std::vector<Fd> sources;
   const int above = kFirstInherited + static_cast<int>(plan.inherited.size());
   for (const FdRef fd : plan.inherited) {
     Fd moved(::fcntl(fd.number(), F_DUPFD_CLOEXEC, above));
-    if (!moved.valid()) return fail_errno({Code::kResourceExhausted, "DUP"}, errno, "duplicate for a child");
+    if (!moved.valid())
+      return fail_errno({Code::kResourceExhausted, "DUP"}, errno, "duplicate for a child");
     sources.push_back(std::move(moved));
   }
   SpawnObjects objects;
@@ -75,21 +78,24 @@ Result<Process> spawn(const SpawnPlan& plan) {
   posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_addopen(actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
   for (size_t i = 0; i < sources.size(); ++i) {
-    posix_spawn_file_actions_adddup2(actions, sources[i].number(), kFirstInherited + static_cast<int>(i));
+    posix_spawn_file_actions_adddup2(actions, sources[i].number(),
+                                     kFirstInherited + static_cast<int>(i));
   }
   posix_spawn_file_actions_addclosefrom_np(actions, above);
   set_attributes(objects.attributes);
 
   // SAFETY: posix_spawn takes argv as char* for C's sake and writes to none of it.
   std::vector<char*> argv = {const_cast<char*>(plan.program.c_str())};
-  for (const std::string& argument : plan.arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  for (const std::string& argument : plan.arguments)
+    argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
 
   Process process;
   const int error = ::posix_spawn(&process.pid, plan.program.c_str(), actions, &objects.attributes,
                                   argv.data(), environ);
   if (error != 0) {
-    return fail_errno({Code::kFailedPrecondition, "SPAWN_FAILED"}, error, "start %s", plan.program.c_str());
+    return fail_errno({Code::kFailedPrecondition, "SPAWN_FAILED"}, error, "start %s",
+                      plan.program.c_str());
   }
   // Nobody but us reaps our children, so the number still means this one.
   process.pidfd = Fd(static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0)));

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Child processes by descriptor: spawned without fork (gRPC has threads), held by pidfd, so that no signal ever
-// reaches a process that took over the number. Any thread.
+// Child processes by descriptor: spawned without fork (gRPC has threads), held by pidfd, so that no
+// signal ever reaches a process that took over the number. Any thread.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <string>
 #include <vector>
 
 #include <sys/types.h>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::daemon {
 
@@ -25,7 +25,8 @@ struct SpawnPlan {
   std::vector<std::string> arguments;
   // Standard error of the child; invalid: inherited.
   FdRef standard_error;
-  // Become descriptors 3, 4, ... Standard input and output are /dev/null, and nothing else is inherited.
+  // Become descriptors 3, 4, ... Standard input and output are /dev/null, and nothing else is
+  // inherited.
   std::vector<FdRef> inherited;
 };
 

@@ -19,7 +19,8 @@ void Watch::reset() {
 
 Result<std::unique_ptr<Reactor>> Reactor::create() {
   Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
-  if (!epoll.valid()) return fail_errno({Code::kResourceExhausted, "EPOLL"}, errno, "epoll_create1");
+  if (!epoll.valid())
+    return fail_errno({Code::kResourceExhausted, "EPOLL"}, errno, "epoll_create1");
   Fd wake = TRY(Fd::event());
   epoll_event event{.events = EPOLLIN, .data = {.u64 = kWakeId}};
   if (::epoll_ctl(epoll.number(), EPOLL_CTL_ADD, wake.number(), &event) != 0) {
@@ -51,7 +52,8 @@ Result<Watch> Reactor::watch(FdRef fd, uint32_t events, Callback callback) {
     const int os_errno = errno;
     std::lock_guard lock(mutex_);
     entries_.erase(id);
-    return fail_errno({Code::kResourceExhausted, "EPOLL"}, os_errno, "watch descriptor %d", fd.number());
+    return fail_errno({Code::kResourceExhausted, "EPOLL"}, os_errno, "watch descriptor %d",
+                      fd.number());
   }
   return Watch(this, id);
 }

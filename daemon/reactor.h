@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The daemon's one I/O thread: an epoll loop that watches process ends, control replies, agents' connections
-// and standard errors of all VMs. Callbacks run on its thread, do bounded work and never block.
+// The daemon's one I/O thread: an epoll loop that watches process ends, control replies, agents'
+// connections and standard errors of all VMs. Callbacks run on its thread, do bounded work and
+// never block.
 //
-// watch() and Watch's destructor may be called from any thread. After the destructor has returned on another
-// thread, the callback neither runs nor ever will; so a Watch must not be destroyed, from another thread, under
-// a lock that its callback takes.
+// watch() and Watch's destructor may be called from any thread. After the destructor has returned
+// on another thread, the callback neither runs nor ever will; so a Watch must not be destroyed,
+// from another thread, under a lock that its callback takes.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <condition_variable>
 #include <cstdint>
@@ -16,9 +20,6 @@
 #include <thread>
 #include <unordered_map>
 #include <utility>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::daemon {
 

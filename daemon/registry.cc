@@ -16,8 +16,8 @@ Result<VmPin> Registry::add(std::unique_ptr<Vm> vm) {
     return fail({Code::kAlreadyExists, "VM_EXISTS"}, "vm_id: %s exists already", id.c_str());
   }
   if (entries_.size() >= kMaxVms) {
-    return fail({Code::kResourceExhausted, "TOO_MANY_VMS"}, "%zu VMs exist already, which is the limit",
-                entries_.size());
+    return fail({Code::kResourceExhausted, "TOO_MANY_VMS"},
+                "%zu VMs exist already, which is the limit", entries_.size());
   }
   Vm* raw = vm.get();
   entries_.emplace(id, Entry{.vm = std::move(vm), .pins = 1});

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The VMs by id. Owns them; a VmPin keeps one alive while a call works with it, so that it may be forgotten
-// meanwhile. Any thread; the lock is held for look-ups only, and no VM's lock is taken under it.
+// The VMs by id. Owns them; a VmPin keeps one alive while a call works with it, so that it may be
+// forgotten meanwhile. Any thread; the lock is held for look-ups only, and no VM's lock is taken
+// under it.
 #pragma once
+
+#include "base/error.h"
+#include "daemon/vm.h"
 
 #include <map>
 #include <memory>
@@ -10,9 +14,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "base/error.h"
-#include "daemon/vm.h"
 
 namespace mayfly::daemon {
 
@@ -26,7 +27,8 @@ class VmPin {
   VmPin() = default;
   ~VmPin() { reset(); }
   VmPin(VmPin&& other) noexcept
-      : registry_(std::exchange(other.registry_, nullptr)), vm_(std::exchange(other.vm_, nullptr)) {}
+      : registry_(std::exchange(other.registry_, nullptr)),
+        vm_(std::exchange(other.vm_, nullptr)) {}
   VmPin& operator=(VmPin&& other) noexcept {
     if (this != &other) {
       reset();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/rpc.h"
 
-#include <chrono>
-#include <string>
-
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+
+#include <chrono>
+#include <string>
 
 namespace mayfly::daemon {
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What every gRPC service here does: an Error becomes a status with details, a server context becomes a Call.
+// What every gRPC service here does: an Error becomes a status with details, a server context
+// becomes a Call.
 #pragma once
-
-#include <grpcpp/server_context.h>
-#include <grpcpp/support/status.h>
 
 #include "base/error.h"
 #include "daemon/call.h"
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
 
 namespace mayfly::daemon {
 

@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/resource_quota.h>
-#include <grpcpp/server.h>
-#include <grpcpp/server_builder.h>
-#include <grpcpp/server_posix.h>
-
 #include "daemon/console_service.h"
 #include "daemon/exec_service.h"
 #include "daemon/listener.h"
@@ -15,18 +8,27 @@
 #include "daemon/system_service.h"
 #include "daemon/vm_service.h"
 
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <grpcpp/server_posix.h>
+
 namespace mayfly::daemon {
 
 namespace {
 
 // A call that waits holds a thread; calls above this are refused with RESOURCE_EXHAUSTED.
 constexpr int kMaxThreads = 4096;
-// Every wait has ended by then; what remains is answers on their way, and clients that stay connected.
+// Every wait has ended by then; what remains is answers on their way, and clients that stay
+// connected.
 constexpr auto kDrainCalls = std::chrono::milliseconds(200);
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(const ServerOptions& options, std::unique_ptr<StateDir> state_dir, std::unique_ptr<Reactor> reactor)
+  ServerImpl(const ServerOptions& options, std::unique_ptr<StateDir> state_dir,
+             std::unique_ptr<Reactor> reactor)
       : state_dir_(std::move(state_dir)),
         checker_(options.kvm_device),
         events_(random_token()),
@@ -74,7 +76,8 @@ class ServerImpl final : public Server {
     exec_acceptor_.begin(*bidi_);
     attach_acceptor_.begin(*bidi_);
     bidi_->start();
-    // Our own socket rather than gRPC's: its peers' users are checked, and a stale one is told from a live one.
+    // Our own socket rather than gRPC's: its peers' users are checked, and a stale one is told from
+    // a live one.
     listener_ = TRY(Listener::create(*reactor_, socket_path, [this](Fd connection) {
       grpc::AddInsecureChannelFromFd(server_.get(), connection.release());
     }));

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The whole daemon behind one object, so that main() includes no gRPC: it serves from create() to stop().
+// The whole daemon behind one object, so that main() includes no gRPC: it serves from create() to
+// stop().
 #pragma once
+
+#include "base/error.h"
 
 #include <chrono>
 #include <memory>
 #include <string>
-
-#include "base/error.h"
 
 namespace mayfly::daemon {
 

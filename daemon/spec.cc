@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/spec.h"
 
+#include "daemon/text.h"
+
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -9,8 +11,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "daemon/text.h"
 
 namespace mayfly::daemon {
 
@@ -23,17 +23,18 @@ bool is_id_char(char c) {
 }
 
 Result<> validate_path(const char* field, const std::string& path) {
-  if (path.empty()) return fail({Code::kInvalidArgument, "PATH_MISSING"}, "%s: no path was given", field);
+  if (path.empty())
+    return fail({Code::kInvalidArgument, "PATH_MISSING"}, "%s: no path was given", field);
   if (path.size() > 4095) {
-    return fail({Code::kInvalidArgument, "PATH_TOO_LONG"}, "%s: %zu bytes are above the limit of 4095", field,
-                path.size());
+    return fail({Code::kInvalidArgument, "PATH_TOO_LONG"},
+                "%s: %zu bytes are above the limit of 4095", field, path.size());
   }
   if (path.find('\0') != std::string::npos) {
     return fail({Code::kInvalidArgument, "PATH_BAD"}, "%s: holds a zero byte", field);
   }
   if (path[0] != '/') {
-    return fail({Code::kInvalidArgument, "PATH_NOT_ABSOLUTE"}, "%s: %s is not an absolute path", field,
-                printable(path, 200).c_str());
+    return fail({Code::kInvalidArgument, "PATH_NOT_ABSOLUTE"}, "%s: %s is not an absolute path",
+                field, printable(path, 200).c_str());
   }
   return {};
 }
@@ -41,12 +42,14 @@ Result<> validate_path(const char* field, const std::string& path) {
 Result<> validate_disk(const char* field, const DiskSpec& disk) {
   TRY(validate_path(format("%s.path", field).c_str(), disk.path));
   if (disk.serial.size() > kMaxSerialBytes) {
-    return fail({Code::kInvalidArgument, "DISK_SERIAL"}, "%s.serial: %zu bytes are above the limit of %zu",
-                field, disk.serial.size(), kMaxSerialBytes);
+    return fail({Code::kInvalidArgument, "DISK_SERIAL"},
+                "%s.serial: %zu bytes are above the limit of %zu", field, disk.serial.size(),
+                kMaxSerialBytes);
   }
   for (const char c : disk.serial) {
     if (c < 0x20 || c > 0x7e) {
-      return fail({Code::kInvalidArgument, "DISK_SERIAL"}, "%s.serial: byte 0x%02x is not printable ASCII", field,
+      return fail({Code::kInvalidArgument, "DISK_SERIAL"},
+                  "%s.serial: byte 0x%02x is not printable ASCII", field,
                   static_cast<unsigned>(static_cast<unsigned char>(c)));
     }
   }
@@ -56,7 +59,8 @@ Result<> validate_disk(const char* field, const DiskSpec& disk) {
 Result<> validate_cmdline(const VmSpec& spec) {
   for (const char c : spec.cmdline) {
     if (static_cast<unsigned char>(c) < 0x20) {
-      return fail({Code::kInvalidArgument, "CMDLINE_BAD"}, "cmdline: holds control character 0x%02x",
+      return fail({Code::kInvalidArgument, "CMDLINE_BAD"},
+                  "cmdline: holds control character 0x%02x",
                   static_cast<unsigned>(static_cast<unsigned char>(c)));
     }
   }
@@ -71,45 +75,54 @@ Result<> validate_cmdline(const VmSpec& spec) {
 
 Result<> validate_sizes(const VmSpec& spec, uint64_t host_memory) {
   if (spec.vcpus < 1 || spec.vcpus > kMaxVcpus) {
-    return fail({Code::kInvalidArgument, "VCPU_COUNT"}, "vcpus: %u is not within 1 to %u", spec.vcpus, kMaxVcpus);
+    return fail({Code::kInvalidArgument, "VCPU_COUNT"}, "vcpus: %u is not within 1 to %u",
+                spec.vcpus, kMaxVcpus);
   }
   if (spec.memory_mib < kMinMemoryMib) {
-    return fail({Code::kInvalidArgument, "MEMORY_SIZE"}, "memory_mib: %llu is below the minimum of %llu",
-                static_cast<ull>(spec.memory_mib), static_cast<ull>(kMinMemoryMib));
+    return fail({Code::kInvalidArgument, "MEMORY_SIZE"},
+                "memory_mib: %llu is below the minimum of %llu", static_cast<ull>(spec.memory_mib),
+                static_cast<ull>(kMinMemoryMib));
   }
   if (spec.memory_mib > host_memory) {
-    return fail({Code::kInvalidArgument, "MEMORY_SIZE"}, "memory_mib: %llu is above the host's memory of %llu",
+    return fail({Code::kInvalidArgument, "MEMORY_SIZE"},
+                "memory_mib: %llu is above the host's memory of %llu",
                 static_cast<ull>(spec.memory_mib), static_cast<ull>(host_memory));
   }
   if (spec.console_kib < kMinConsoleKib || spec.console_kib > kMaxConsoleKib ||
       !std::has_single_bit(spec.console_kib)) {
-    return fail({Code::kInvalidArgument, "CONSOLE_SIZE"}, "console_kib: %u is not a power of two from %u to %u",
-                spec.console_kib, kMinConsoleKib, kMaxConsoleKib);
+    return fail({Code::kInvalidArgument, "CONSOLE_SIZE"},
+                "console_kib: %u is not a power of two from %u to %u", spec.console_kib,
+                kMinConsoleKib, kMaxConsoleKib);
   }
   return {};
 }
 
 /// Opens without ever blocking (a FIFO would), and says what kind of file it is.
-Result<Fd> open_checked(const char* field, const std::string& path, bool writable, struct stat& status) {
+Result<Fd> open_checked(const char* field, const std::string& path, bool writable,
+                        struct stat& status) {
   Fd fd(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd.valid()) {
     const int os_errno = errno;
     if (os_errno == EISDIR) {
-      return fail({Code::kInvalidArgument, "NOT_A_FILE"}, "%s: %s is a directory", field, path.c_str());
+      return fail({Code::kInvalidArgument, "NOT_A_FILE"}, "%s: %s is a directory", field,
+                  path.c_str());
     }
-    const char* advice =
-        writable && (os_errno == EACCES || os_errno == EROFS) ? " for writing; attach it read-only" : "";
+    const char* advice = writable && (os_errno == EACCES || os_errno == EROFS)
+                             ? " for writing; attach it read-only"
+                             : "";
     const Code code = os_errno == ENOENT || os_errno == ENOTDIR ? Code::kNotFound
                       : os_errno == EACCES || os_errno == EPERM ? Code::kPermissionDenied
                                                                 : Code::kFailedPrecondition;
     const char* reason = code == Code::kNotFound ? "FILE_NOT_FOUND" : "FILE_NOT_OPENED";
-    return fail_errno({code, reason}, os_errno, "%s: cannot open %s%s", field, path.c_str(), advice);
+    return fail_errno({code, reason}, os_errno, "%s: cannot open %s%s", field, path.c_str(),
+                      advice);
   }
   if (::fstat(fd.number(), &status) != 0) {
     return fail_errno({Code::kInternal, "FSTAT"}, errno, "%s: fstat %s", field, path.c_str());
   }
   if (S_ISDIR(status.st_mode)) {
-    return fail({Code::kInvalidArgument, "NOT_A_FILE"}, "%s: %s is a directory", field, path.c_str());
+    return fail({Code::kInvalidArgument, "NOT_A_FILE"}, "%s: %s is a directory", field,
+                path.c_str());
   }
   TRY(set_nonblocking(fd.ref(), false));
   return fd;
@@ -120,7 +133,8 @@ Result<Fd> open_image(const char* field, const std::string& path) {
   struct stat status;
   Fd fd = TRY(open_checked(field, path, false, status));
   if (!S_ISREG(status.st_mode)) {
-    return fail({Code::kInvalidArgument, "NOT_A_FILE"}, "%s: %s is not a regular file", field, path.c_str());
+    return fail({Code::kInvalidArgument, "NOT_A_FILE"}, "%s: %s is not a regular file", field,
+                path.c_str());
   }
   if (status.st_size == 0) {
     return fail({Code::kInvalidArgument, "FILE_EMPTY"}, "%s: %s is empty", field, path.c_str());
@@ -132,8 +146,8 @@ Result<Fd> open_disk(const char* field, const DiskSpec& disk) {
   struct stat status;
   Fd fd = TRY(open_checked(field, disk.path, !disk.read_only, status));
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
-    return fail({Code::kInvalidArgument, "NOT_A_FILE"}, "%s: %s is neither a regular file nor a block device",
-                field, disk.path.c_str());
+    return fail({Code::kInvalidArgument, "NOT_A_FILE"},
+                "%s: %s is neither a regular file nor a block device", field, disk.path.c_str());
   }
   // Root may write to anything; an owner who took the write permission away meant it.
   if (!disk.read_only && (status.st_mode & 0222) == 0) {
@@ -144,15 +158,16 @@ Result<Fd> open_disk(const char* field, const DiskSpec& disk) {
   const uint64_t size = TRY(file_size(fd.ref()));
   if (size == 0 || size % kSectorBytes != 0) {
     return fail({Code::kInvalidArgument, "DISK_SIZE"},
-                "%s: %s has %llu bytes, which is not a positive multiple of %llu", field, disk.path.c_str(),
-                static_cast<ull>(size), static_cast<ull>(kSectorBytes));
+                "%s: %s has %llu bytes, which is not a positive multiple of %llu", field,
+                disk.path.c_str(), static_cast<ull>(size), static_cast<ull>(kSectorBytes));
   }
   if (::flock(fd.number(), (disk.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) {
-      return fail({Code::kFailedPrecondition, "DISK_IN_USE"}, "%s: %s is in use by another VM%s", field,
-                  disk.path.c_str(), disk.read_only ? " that writes to it" : "");
+      return fail({Code::kFailedPrecondition, "DISK_IN_USE"}, "%s: %s is in use by another VM%s",
+                  field, disk.path.c_str(), disk.read_only ? " that writes to it" : "");
     }
-    return fail_errno({Code::kFailedPrecondition, "DISK_LOCK"}, errno, "%s: lock %s", field, disk.path.c_str());
+    return fail_errno({Code::kFailedPrecondition, "DISK_LOCK"}, errno, "%s: lock %s", field,
+                      disk.path.c_str());
   }
   return fd;
 }
@@ -162,12 +177,14 @@ Result<Fd> open_disk(const char* field, const DiskSpec& disk) {
 Result<> validate_id(const char* field, const std::string& id) {
   if (id.empty()) return fail({Code::kInvalidArgument, "ID_MISSING"}, "%s: is empty", field);
   if (id.size() > kMaxIdBytes) {
-    return fail({Code::kInvalidArgument, "ID_TOO_LONG"}, "%s: %zu bytes are above the limit of %zu", field,
-                id.size(), kMaxIdBytes);
+    return fail({Code::kInvalidArgument, "ID_TOO_LONG"}, "%s: %zu bytes are above the limit of %zu",
+                field, id.size(), kMaxIdBytes);
   }
-  if (!std::all_of(id.begin(), id.end(), is_id_char) || id[0] == '-' || id[0] == '_' || id[0] == '.') {
-    return fail({Code::kInvalidArgument, "ID_BAD"}, "%s: \"%s\" is not of the form [a-z0-9][a-z0-9-_.]{0,62}",
-                field, printable(id, kMaxIdBytes).c_str());
+  if (!std::all_of(id.begin(), id.end(), is_id_char) || id[0] == '-' || id[0] == '_' ||
+      id[0] == '.') {
+    return fail({Code::kInvalidArgument, "ID_BAD"},
+                "%s: \"%s\" is not of the form [a-z0-9][a-z0-9-_.]{0,62}", field,
+                printable(id, kMaxIdBytes).c_str());
   }
   return {};
 }
@@ -176,8 +193,9 @@ Result<> validate(const VmSpec& spec, uint64_t host_memory) {
   if (auto ok = validate_sizes(spec, host_memory); !ok) return ok;
   if (auto ok = validate_path("kernel_path", spec.kernel_path); !ok) return ok;
   if (spec.initrd_paths.size() > kMaxInitrds) {
-    return fail({Code::kInvalidArgument, "INITRD_COUNT"}, "initrd_paths: %zu are above the limit of %zu",
-                spec.initrd_paths.size(), kMaxInitrds);
+    return fail({Code::kInvalidArgument, "INITRD_COUNT"},
+                "initrd_paths: %zu are above the limit of %zu", spec.initrd_paths.size(),
+                kMaxInitrds);
   }
   for (size_t i = 0; i < spec.initrd_paths.size(); ++i) {
     const std::string field = format("initrd_paths[%zu]", i);
@@ -185,8 +203,8 @@ Result<> validate(const VmSpec& spec, uint64_t host_memory) {
   }
   const size_t disk_count = spec.disks.size() + (spec.rootfs ? 1 : 0);
   if (disk_count > kMaxDisks) {
-    return fail({Code::kInvalidArgument, "DISK_COUNT"}, "disks: %zu with the rootfs are above the limit of %zu",
-                disk_count, kMaxDisks);
+    return fail({Code::kInvalidArgument, "DISK_COUNT"},
+                "disks: %zu with the rootfs are above the limit of %zu", disk_count, kMaxDisks);
   }
   if (spec.rootfs) {
     if (auto ok = validate_disk("rootfs", *spec.rootfs); !ok) return ok;
@@ -204,7 +222,8 @@ std::string compose_cmdline(const VmSpec& spec) {
   std::string line = "console=hvc0 panic=-1 reboot=a";
   line += spec.debug_serial ? " earlyprintk=ttyS0,115200" : " quiet loglevel=3";
   if (spec.rootfs) {
-    line += " root=/dev/vda rootfstype=ext4";
+    line +=
+        " root=/dev/vda";  // What kind of file system is on it, the agent or the kernel finds out.
     line += spec.rootfs->read_only ? " ro" : " rw";
   }
   if (spec.agent) line += " rdinit=/.mayfly/agent";
@@ -216,12 +235,14 @@ Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd
   SpecFiles files;
   files.kernel = TRY(open_image("kernel_path", spec.kernel_path));
   for (size_t i = 0; i < spec.initrd_paths.size(); ++i) {
-    files.initrds.push_back(TRY(open_image(format("initrd_paths[%zu]", i).c_str(), spec.initrd_paths[i])));
+    files.initrds.push_back(
+        TRY(open_image(format("initrd_paths[%zu]", i).c_str(), spec.initrd_paths[i])));
   }
   if (spec.agent) {
     if (agent_initrd.empty()) {
-      return fail({Code::kFailedPrecondition, "AGENT_MISSING"},
-                  "agent: the daemon was started without --agent-initrd; set agent to false or restart it");
+      return fail(
+          {Code::kFailedPrecondition, "AGENT_MISSING"},
+          "agent: the daemon was started without --agent-initrd; set agent to false or restart it");
     }
     files.initrds.push_back(TRY(open_image("agent initrd", agent_initrd)));
   }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a caller may ask for: the plain form of mayfly.v1.VmSpec, its limits, and the kernel command line that
-// comes of it. Every refusal names the field, the value and the limit. Any thread.
+// What a caller may ask for: the plain form of mayfly.v1.VmSpec, its limits, and the kernel command
+// line that comes of it. Every refusal names the field, the value and the limit. Any thread.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::daemon {
 
@@ -63,8 +63,8 @@ struct SpecFiles {
   std::vector<Fd> disks;
 };
 
-/// Opens and checks every file of the spec. A disk is locked (flock: shared where read-only, else exclusive)
-/// for as long as its descriptor, the monitor's copy included, is open.
+/// Opens and checks every file of the spec. A disk is locked (flock: shared where read-only, else
+/// exclusive) for as long as its descriptor, the monitor's copy included, is open.
 Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd);
 
 /// The host's memory in MiB, from sysconf.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/state_dir.h"
 
+#include "base/log.h"
+
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -10,16 +12,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/log.h"
-
 namespace mayfly::daemon {
 
 namespace {
 
 constexpr const char* kVmFiles[] = {"control.sock", "console", "exit"};
 
-/// Removes the VM directories of a daemon that was killed; its VMs ended with it. Only names that a daemon
-/// makes are touched.
+/// Removes the VM directories of a daemon that was killed; its VMs ended with it. Only names that a
+/// daemon makes are touched.
 void sweep(const std::string& vms_dir) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(vms_dir, error)) {
@@ -35,7 +35,8 @@ void sweep(const std::string& vms_dir) {
 Result<bool> make_dir(const std::string& path) {
   if (::mkdir(path.c_str(), 0700) == 0) return true;
   if (errno != EEXIST) {
-    return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make directory %s", path.c_str());
+    return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make directory %s",
+                      path.c_str());
   }
   struct stat status;
   if (::stat(path.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
@@ -56,7 +57,8 @@ Result<std::string> make_private_dir() {
 
 Result<std::unique_ptr<StateDir>> StateDir::open(const std::string& path) {
   if (path.empty() || path[0] != '/') {
-    return fail({Code::kInvalidArgument, "STATE_DIR"}, "--state-dir: \"%s\" is not an absolute path", path.c_str());
+    return fail({Code::kInvalidArgument, "STATE_DIR"},
+                "--state-dir: \"%s\" is not an absolute path", path.c_str());
   }
   const bool made = TRY(make_dir(path));
   struct stat status;
@@ -64,16 +66,17 @@ Result<std::unique_ptr<StateDir>> StateDir::open(const std::string& path) {
     return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "stat %s", path.c_str());
   }
   if (status.st_uid != ::geteuid()) {
-    return fail({Code::kPermissionDenied, "STATE_DIR"}, "--state-dir: %s belongs to user %u, not to us (%u)",
-                path.c_str(), status.st_uid, ::geteuid());
+    return fail({Code::kPermissionDenied, "STATE_DIR"},
+                "--state-dir: %s belongs to user %u, not to us (%u)", path.c_str(), status.st_uid,
+                ::geteuid());
   }
   if (::chmod(path.c_str(), 0700) != 0) {
     return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "chmod %s", path.c_str());
   }
   Fd lock = TRY(Fd::open((path + "/lock").c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   if (::flock(lock.number(), LOCK_EX | LOCK_NB) != 0) {
-    return fail({Code::kAlreadyExists, "STATE_DIR_IN_USE"}, "--state-dir: %s is in use by a running mayflyd",
-                path.c_str());
+    return fail({Code::kAlreadyExists, "STATE_DIR_IN_USE"},
+                "--state-dir: %s is in use by a running mayflyd", path.c_str());
   }
   std::unique_ptr<StateDir> dir(new StateDir(path, made, std::move(lock)));
   TRY(make_dir(dir->vms_dir()));

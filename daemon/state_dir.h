@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The directories of a daemon: made private to its user, locked against a second daemon, cleared of what a
-// killed one left, and removed at the end if this daemon made them. Used by main() alone.
+// The directories of a daemon: made private to its user, locked against a second daemon, cleared of
+// what a killed one left, and removed at the end if this daemon made them. Used by main() alone.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::daemon {
 

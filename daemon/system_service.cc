@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/system_service.h"
 
-#include <unistd.h>
-
 #include "base/clock.h"
 #include "daemon/convert.h"
 #include "daemon/rpc.h"
 
+#include <unistd.h>
+
 namespace mayfly::daemon {
 
-SystemServiceImpl::SystemServiceImpl(VmManager& manager, HostChecker& checker, const std::string& epoch,
-                                     std::string state_dir)
+SystemServiceImpl::SystemServiceImpl(VmManager& manager, HostChecker& checker,
+                                     const std::string& epoch, std::string state_dir)
     : manager_(manager),
       checker_(checker),
       epoch_(epoch),
@@ -30,10 +30,12 @@ grpc::Status SystemServiceImpl::GetInfo(grpc::ServerContext*, const v1::GetInfoR
   return grpc::Status::OK;
 }
 
-grpc::Status SystemServiceImpl::GetCapabilities(grpc::ServerContext*, const v1::GetCapabilitiesRequest* request,
+grpc::Status SystemServiceImpl::GetCapabilities(grpc::ServerContext*,
+                                                const v1::GetCapabilitiesRequest* request,
                                                 v1::GetCapabilitiesResponse* response) {
   if (auto known = refuse_unknown_fields(*request); !known) return to_status(known.error());
-  for (const char* feature : {"agent", "console-attach", "console-follow", "events", "exec", "pause"}) {
+  for (const char* feature :
+       {"agent", "console-attach", "console-follow", "events", "exec", "pause"}) {
     response->add_features(feature);
   }
   response->set_max_vcpus(kMaxVcpus);
@@ -45,7 +47,8 @@ grpc::Status SystemServiceImpl::GetCapabilities(grpc::ServerContext*, const v1::
   return grpc::Status::OK;
 }
 
-grpc::Status SystemServiceImpl::CheckHost(grpc::ServerContext* context, const v1::CheckHostRequest* request,
+grpc::Status SystemServiceImpl::CheckHost(grpc::ServerContext* context,
+                                          const v1::CheckHostRequest* request,
                                           v1::CheckHostResponse* response) {
   if (auto known = refuse_unknown_fields(*request); !known) return to_status(known.error());
   const auto report = checker_.report(request->refresh(), call_of(*context));
@@ -54,7 +57,8 @@ grpc::Status SystemServiceImpl::CheckHost(grpc::ServerContext* context, const v1
   return grpc::Status::OK;
 }
 
-grpc::Status EventServiceImpl::WatchEvents(grpc::ServerContext* context, const v1::WatchEventsRequest* request,
+grpc::Status EventServiceImpl::WatchEvents(grpc::ServerContext* context,
+                                           const v1::WatchEventsRequest* request,
                                            grpc::ServerWriter<v1::WatchEventsResponse>* stream) {
   if (auto known = refuse_unknown_fields(*request); !known) return to_status(known.error());
   EventCursor cursor = request->from_oldest() ? events_.from_oldest() : events_.from_now();

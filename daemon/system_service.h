@@ -3,12 +3,11 @@
 // mayfly.v1.SystemService and EventService.
 #pragma once
 
-#include "mayfly/v1/event.grpc.pb.h"
-#include "mayfly/v1/system.grpc.pb.h"
-
 #include "daemon/event_log.h"
 #include "daemon/host_check.h"
 #include "daemon/vm_manager.h"
+#include "mayfly/v1/event.grpc.pb.h"
+#include "mayfly/v1/system.grpc.pb.h"
 
 namespace mayfly::daemon {
 
@@ -16,7 +15,8 @@ inline constexpr const char* kVersion = "0.1.0";
 
 class SystemServiceImpl final : public ::mayfly::v1::SystemService::Service {
  public:
-  SystemServiceImpl(VmManager& manager, HostChecker& checker, const std::string& epoch, std::string state_dir);
+  SystemServiceImpl(VmManager& manager, HostChecker& checker, const std::string& epoch,
+                    std::string state_dir);
 
   grpc::Status GetInfo(grpc::ServerContext*, const ::mayfly::v1::GetInfoRequest*,
                        ::mayfly::v1::GetInfoResponse*) override;
@@ -37,7 +37,8 @@ class EventServiceImpl final : public ::mayfly::v1::EventService::Service {
  public:
   explicit EventServiceImpl(const EventLog& events) : events_(events) {}
 
-  grpc::Status WatchEvents(grpc::ServerContext* context, const ::mayfly::v1::WatchEventsRequest* request,
+  grpc::Status WatchEvents(grpc::ServerContext* context,
+                           const ::mayfly::v1::WatchEventsRequest* request,
                            grpc::ServerWriter<::mayfly::v1::WatchEventsResponse>* stream) override;
 
  private:

@@ -9,8 +9,8 @@
 
 namespace mayfly::daemon {
 
-/// `text` cut to `max_bytes`, with every byte that is not printable ASCII, tab or newline as '?'. What comes out
-/// is valid UTF-8 whatever went in.
+/// `text` cut to `max_bytes`, with every byte that is not printable ASCII, tab or newline as '?'.
+/// What comes out is valid UTF-8 whatever went in.
 std::string printable(std::string_view text, size_t max_bytes);
 
 /// The last `max_bytes` of `text`, made printable.

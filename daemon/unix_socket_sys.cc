@@ -19,14 +19,16 @@ Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() > kMaxSocketPathBytes) {
-    return fail({Code::kInvalidArgument, "SOCKET_PATH"}, "socket path %s: %zu bytes are not within 1 to %zu",
-                path.c_str(), path.size(), kMaxSocketPathBytes);
+    return fail({Code::kInvalidArgument, "SOCKET_PATH"},
+                "socket path %s: %zu bytes are not within 1 to %zu", path.c_str(), path.size(),
+                kMaxSocketPathBytes);
   }
   std::copy(path.begin(), path.end(), address.sun_path);
   return address;
 }
 
-// SAFETY: the socket calls take every address family as sockaddr; the size passed beside it is the real one.
+// SAFETY: the socket calls take every address family as sockaddr; the size passed beside it is the
+// real one.
 const sockaddr* as_sockaddr(const sockaddr_un& address) {
   return reinterpret_cast<const sockaddr*>(&address);
 }
@@ -35,12 +37,13 @@ const sockaddr* as_sockaddr(const sockaddr_un& address) {
 
 Result<> check_socket_path(const char* what, const std::string& path) {
   if (path.empty() || path[0] != '/') {
-    return fail({Code::kInvalidArgument, "SOCKET_PATH"}, "%s: \"%s\" is not an absolute path", what, path.c_str());
+    return fail({Code::kInvalidArgument, "SOCKET_PATH"}, "%s: \"%s\" is not an absolute path", what,
+                path.c_str());
   }
   if (path.size() > kMaxSocketPathBytes) {
     return fail({Code::kInvalidArgument, "SOCKET_PATH_TOO_LONG"},
-                "%s: %s has %zu bytes; a Unix socket's path has at most %zu", what, path.c_str(), path.size(),
-                kMaxSocketPathBytes);
+                "%s: %s has %zu bytes; a Unix socket's path has at most %zu", what, path.c_str(),
+                path.size(), kMaxSocketPathBytes);
   }
   return {};
 }
@@ -54,7 +57,8 @@ Result<Fd> listen_unix(const std::string& path, int type, int backlog) {
     return fail_errno({code, "SOCKET_BIND"}, errno, "bind %s", path.c_str());
   }
   if (::listen(fd.number(), backlog) != 0) {
-    return fail_errno({Code::kResourceExhausted, "SOCKET_LISTEN"}, errno, "listen on %s", path.c_str());
+    return fail_errno({Code::kResourceExhausted, "SOCKET_LISTEN"}, errno, "listen on %s",
+                      path.c_str());
   }
   return fd;
 }
@@ -71,7 +75,8 @@ Result<Fd> connect_unix(const std::string& path, int type) {
 
 Result<> send_packet(FdRef socket, std::span<const std::byte> bytes, std::span<const FdRef> fds) {
   if (fds.size() > kMaxFds) {
-    return fail({Code::kInternal, "SEND_FDS"}, "%zu descriptors are above the limit of %zu", fds.size(), kMaxFds);
+    return fail({Code::kInternal, "SEND_FDS"}, "%zu descriptors are above the limit of %zu",
+                fds.size(), kMaxFds);
   }
   // SAFETY: sendmsg only reads from the buffer that iov_base points to.
   iovec part = {.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
@@ -96,7 +101,8 @@ Result<> send_packet(FdRef socket, std::span<const std::byte> bytes, std::span<c
     if (::sendmsg(socket.number(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return {};
     if (errno == EINTR) continue;
     if (errno == EAGAIN) {
-      return fail({Code::kResourceExhausted, "MONITOR_STUCK"}, "the monitor does not read its control socket");
+      return fail({Code::kResourceExhausted, "MONITOR_STUCK"},
+                  "the monitor does not read its control socket");
     }
     return fail_errno({Code::kUnavailable, "MONITOR_GONE"}, errno, "send to the monitor");
   }
@@ -111,8 +117,8 @@ Result<std::optional<size_t>> receive_packet(FdRef socket, std::span<std::byte> 
     const ssize_t size = ::recvmsg(socket.number(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (size >= 0) {
       if ((message.msg_flags & MSG_TRUNC) != 0) {
-        return fail({Code::kUnavailable, "MONITOR_REPLY"}, "the monitor sent a packet above %zu bytes",
-                    buffer.size());
+        return fail({Code::kUnavailable, "MONITOR_REPLY"},
+                    "the monitor sent a packet above %zu bytes", buffer.size());
       }
       return static_cast<size_t>(size);
     }

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Unix sockets: the calls that need pointer casts. Descriptors made here are close-on-exec. Any thread.
+// Unix sockets: the calls that need pointer casts. Descriptors made here are close-on-exec. Any
+// thread.
 #pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
 
 #include <cstddef>
 #include <optional>
@@ -9,9 +13,6 @@
 #include <string>
 
 #include <sys/types.h>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::daemon {
 
@@ -21,17 +22,19 @@ inline constexpr size_t kMaxSocketPathBytes = 107;
 /// Refuses a path that is not absolute or does not fit; `what` names the flag or field.
 Result<> check_socket_path(const char* what, const std::string& path);
 
-/// Binds `path` (checked by the caller) and listens, `type` being SOCK_STREAM or SOCK_SEQPACKET with flags.
+/// Binds `path` (checked by the caller) and listens, `type` being SOCK_STREAM or SOCK_SEQPACKET
+/// with flags.
 Result<Fd> listen_unix(const std::string& path, int type, int backlog);
 
 /// Connects; a refusal keeps its errno in the Error.
 Result<Fd> connect_unix(const std::string& path, int type);
 
-/// One packet with descriptors, never blocking: EAGAIN is kResourceExhausted, the peer does not read.
+/// One packet with descriptors, never blocking: EAGAIN is kResourceExhausted, the peer does not
+/// read.
 Result<> send_packet(FdRef socket, std::span<const std::byte> bytes, std::span<const FdRef> fds);
 
-/// One packet into `buffer`, never blocking. Nothing: none is there. 0: the peer has closed. Descriptors that
-/// come with it are closed; a packet larger than the buffer is an error.
+/// One packet into `buffer`, never blocking. Nothing: none is there. 0: the peer has closed.
+/// Descriptors that come with it are closed; a packet larger than the buffer is an error.
 Result<std::optional<size_t>> receive_packet(FdRef socket, std::span<std::byte> buffer);
 
 /// The user id of the process that connected the other end.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/vm.h"
 
+#include "base/clock.h"
+#include "base/log.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
 
 #include <sys/socket.h>
-
-#include "base/clock.h"
-#include "base/log.h"
 
 namespace mayfly::daemon {
 
@@ -62,19 +62,21 @@ Result<> Vm::change(const char* what, VmState from, VmState to, Command command,
     TRY(call.wait(lock, changed_, "waiting for another call on this VM",
                   [&] { return !busy_ || state_ == VmState::kStopped; }));
     if (state_ == VmState::kStopped) {
-      return fail({Code::kFailedPrecondition, "VM_STOPPED"}, "%s %s: %s; it does not run again, create a new one",
-                  what, identity_.id.c_str(), stopped_text(exit_).c_str());
+      return fail({Code::kFailedPrecondition, "VM_STOPPED"},
+                  "%s %s: %s; it does not run again, create a new one", what, identity_.id.c_str(),
+                  stopped_text(exit_).c_str());
     }
     if (state_ != from) {
-      return fail({Code::kFailedPrecondition, "VM_STATE"}, "%s %s: the VM is %s, it must be %s", what,
-                  identity_.id.c_str(), state_name(state_), state_name(from));
+      return fail({Code::kFailedPrecondition, "VM_STATE"}, "%s %s: the VM is %s, it must be %s",
+                  what, identity_.id.c_str(), state_name(state_), state_name(from));
     }
     busy_ = true;
     if (command == Command::kStart) start_ns_ = stopwatch.start_ns();
   }
   stopwatch.lap("queue");
-  auto reply = monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
-                              [this, from, to](const auto& result) { on_changed(result, from, to); });
+  auto reply =
+      monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
+                     [this, from, to](const auto& result) { on_changed(result, from, to); });
   if (!reply) return std::unexpected(std::move(reply).error());
   stopwatch.lap("monitor");
   return {};
@@ -129,7 +131,8 @@ Result<> Vm::stop(std::chrono::milliseconds grace, const Call& call, Stopwatch& 
     stop_asked_ = true;
     if (state_ == VmState::kStopped) return {};
   }
-  // From here on the VM ends whatever the caller's deadline: a reply, no reply and a hung monitor are alike.
+  // From here on the VM ends whatever the caller's deadline: a reply, no reply and a hung monitor
+  // are alike.
   auto reply = monitor_->call([](uint64_t id) { return encode_command(id, Command::kStop); },
                               Call::within(kStopReply), "stop");
   const bool stopped = reply && wait_stopped(Call::within(kStopReply)).has_value();
@@ -188,10 +191,12 @@ Result<VmView> Vm::wait(const WaitGoal& goal, const Call& call) const {
     return (goal.guest_ready && guest_) ||
            std::find(goal.states.begin(), goal.states.end(), state_) != goal.states.end();
   };
-  TRY(call.wait(lock, changed_, "waiting for the VM",
-                [&] { return reached() || (published_ && state_ == VmState::kStopped) || launch_failed_; }));
+  TRY(call.wait(lock, changed_, "waiting for the VM", [&] {
+    return reached() || (published_ && state_ == VmState::kStopped) || launch_failed_;
+  }));
   if (launch_failed_) {
-    return fail({Code::kNotFound, "VM_NOT_FOUND"}, "vm_id: %s was not created", identity_.id.c_str());
+    return fail({Code::kNotFound, "VM_NOT_FOUND"}, "vm_id: %s was not created",
+                identity_.id.c_str());
   }
   if (reached()) return view_locked();
   return fail({Code::kFailedPrecondition, "VM_STOPPED"}, "wait for %s: %s", identity_.id.c_str(),
@@ -206,10 +211,10 @@ Result<> Vm::wait_stopped(const Call& call) const {
 
 Result<VmView> Vm::wait_created(const Call& call) const {
   std::unique_lock lock(mutex_);
-  TRY(call.wait(lock, changed_, "waiting for the VM to be created",
-                [&] { return published_; }));
+  TRY(call.wait(lock, changed_, "waiting for the VM to be created", [&] { return published_; }));
   if (launch_failed_) {
-    return fail({Code::kNotFound, "VM_NOT_FOUND"}, "vm_id: %s was not created", identity_.id.c_str());
+    return fail({Code::kNotFound, "VM_NOT_FOUND"}, "vm_id: %s was not created",
+                identity_.id.c_str());
   }
   return view_locked();
 }
@@ -217,18 +222,20 @@ Result<VmView> Vm::wait_created(const Call& call) const {
 Result<> Vm::check_guest_reachable() const {
   const char* id = identity_.id.c_str();
   if (!spec_.agent) {
-    return fail({Code::kFailedPrecondition, "NO_AGENT"}, "exec in %s: it was created without the agent", id);
+    return fail({Code::kFailedPrecondition, "NO_AGENT"},
+                "exec in %s: it was created without the agent", id);
   }
   if (state_ == VmState::kStopped) {
-    return fail({Code::kFailedPrecondition, "VM_STOPPED"}, "exec in %s: %s", id, stopped_text(exit_).c_str());
+    return fail({Code::kFailedPrecondition, "VM_STOPPED"}, "exec in %s: %s", id,
+                stopped_text(exit_).c_str());
   }
   if (state_ == VmState::kCreated || state_ == VmState::kPaused) {
-    return fail({Code::kFailedPrecondition, "VM_STATE"}, "exec in %s: the VM is %s, it must be RUNNING", id,
-                state_name(state_));
+    return fail({Code::kFailedPrecondition, "VM_STATE"},
+                "exec in %s: the VM is %s, it must be RUNNING", id, state_name(state_));
   }
   if (guest_ && !guest_->failure.empty()) {
-    return fail({Code::kFailedPrecondition, "GUEST_FAILED"}, "exec in %s: the guest could not be set up: %s", id,
-                guest_->failure.c_str());
+    return fail({Code::kFailedPrecondition, "GUEST_FAILED"},
+                "exec in %s: the guest could not be set up: %s", id, guest_->failure.c_str());
   }
   return {};
 }
@@ -244,8 +251,8 @@ Result<Fd> Vm::connect_exec(const Call& call) {
   }
   auto [ours, guests] = TRY(Fd::socket_pair(SOCK_STREAM));
   const FdRef guests_end = guests.ref();
-  TRY(monitor_->call([&](uint64_t id) { return encode_vsock_connect(id, kAgentPort, guests_end); }, call,
-                     "connect to the agent"));
+  TRY(monitor_->call([&](uint64_t id) { return encode_vsock_connect(id, kAgentPort, guests_end); },
+                     call, "connect to the agent"));
   return std::move(ours);
 }
 
@@ -284,7 +291,8 @@ void Vm::on_agent(const AgentMessage& message) {
         .start_to_ready_us = start_ns_ == 0 ? 0 : (monotonic_ns() - start_ns_) / 1000,
         .failure = hello->failure,
     };
-    // Before the reply that says so, the VM does not run yet for anyone else: set_state() tells them then.
+    // Before the reply that says so, the VM does not run yet for anyone else: set_state() tells
+    // them then.
     if (published_ && state_ != VmState::kCreated) {
       ready_emitted_ = true;
       emit(*guest_);
@@ -317,11 +325,13 @@ void Vm::on_monitor_end(MonitorEnd end) {
       exit.reason = ExitReason::kMonitorKilled;
       exit.detail = format("signal %d ended the monitor", exit.signal);
     } else {
-      exit.detail = format("the monitor exited with status %d and left no report", exit.exit_status);
+      exit.detail =
+          format("the monitor exited with status %d and left no report", exit.exit_status);
     }
     exit_ = std::move(exit);
     busy_ = false;
-    // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one that was.
+    // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one
+    // that was.
     if (!published_) {
       state_ = VmState::kStopped;
     } else {

@@ -2,23 +2,17 @@
 //
 // One VM: its directory, its monitor, its console, its agent, and the state machine over them.
 //
-//   CREATING -> CREATED -> RUNNING <-> PAUSED      and from each of them -> STOPPED, which is final.
+//   CREATING -> CREATED -> RUNNING <-> PAUSED      and from each of them -> STOPPED, which is
+//   final.
 //
-// Threads: callers' threads call the public functions, which wait on a condition variable and never on I/O; the
-// reactor's thread runs the hooks. State changes are made by the hooks, when the monitor has replied or ended,
-// so they are right even where the caller's deadline passed before the reply.
+// Threads: callers' threads call the public functions, which wait on a condition variable and never
+// on I/O; the reactor's thread runs the hooks. State changes are made by the hooks, when the
+// monitor has replied or ended, so they are right even where the caller's deadline passed before
+// the reply.
 //
-// Locks: mutex_ guards what is marked below; under it only EventLog's lock is taken, and nothing waits but on
-// changed_. The monitor's calls are made without it.
+// Locks: mutex_ guards what is marked below; under it only EventLog's lock is taken, and nothing
+// waits but on changed_. The monitor's calls are made without it.
 #pragma once
-
-#include <chrono>
-#include <condition_variable>
-#include <memory>
-#include <mutex>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -29,6 +23,14 @@
 #include "daemon/monitor.h"
 #include "daemon/reactor.h"
 #include "daemon/vm_view.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace mayfly::daemon {
 
@@ -65,8 +67,8 @@ class Vm {
 
   const VmIdentity& identity() const { return identity_; }
 
-  /// Builds the VM; the monitor's reply is the commit point. After a failure the monitor is gone and the
-  /// directory removed. Once, by the thread that made the object.
+  /// Builds the VM; the monitor's reply is the commit point. After a failure the monitor is gone
+  /// and the directory removed. Once, by the thread that made the object.
   Result<> launch(bool start, const Call& call, Stopwatch& stopwatch);
 
   /// Instead of launch(), where the VM is refused.
@@ -130,7 +132,8 @@ class Vm {
   mutable std::condition_variable changed_;
   // Guarded by mutex_.
   VmState state_ = VmState::kCreating;
-  // launch() is through, one way or the other. Until then only its thread uses console_, agent_ and monitor_.
+  // launch() is through, one way or the other. Until then only its thread uses console_, agent_ and
+  // monitor_.
   bool published_ = false;
   bool launch_failed_ = false;
   // A command is with the monitor; the next one waits for its reply.
@@ -142,7 +145,8 @@ class Vm {
   std::optional<VmExit> exit_;
   PhaseTimes create_times_;
 
-  // Made by launch() and constant once published_. The hooks of the later ones use the earlier ones.
+  // Made by launch() and constant once published_. The hooks of the later ones use the earlier
+  // ones.
   bool has_directory_ = false;
   std::unique_ptr<Console> console_;
   std::unique_ptr<AgentLink> agent_;

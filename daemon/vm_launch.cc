@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // How a VM comes to be: everything it needs is opened here, since its monitor opens nothing.
+#include "base/log.h"
+#include "daemon/vm.h"
+
 #include <cerrno>
 #include <chrono>
 
@@ -8,9 +11,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "base/log.h"
-#include "daemon/vm.h"
 
 namespace mayfly::daemon {
 
@@ -60,7 +60,8 @@ Result<> Vm::refuse(Error error) {
 void Vm::publish(VmState state) {
   {
     std::lock_guard lock(mutex_);
-    const bool ended = state_ == VmState::kStopped;  // A short life: over before its reply was read.
+    const bool ended =
+        state_ == VmState::kStopped;  // A short life: over before its reply was read.
     state_ = VmState::kCreating;
     set_state(state);
     if (ended) {
@@ -84,7 +85,8 @@ Result<> Vm::prepare(Resources& resources) {
 
   const std::string directory = environment_.vms_dir + "/" + identity_.id;
   if (::mkdir(directory.c_str(), 0700) != 0) {
-    return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make %s", directory.c_str());
+    return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make %s",
+                      directory.c_str());
   }
   has_directory_ = true;
   resources.directory = TRY(Fd::open(directory.c_str(), O_PATH | O_DIRECTORY));
@@ -110,7 +112,8 @@ ConfigureParams Vm::configure_params(const Resources& resources, bool start) con
   params.kernel = resources.files.kernel.ref();
   for (const Fd& initrd : resources.files.initrds) params.initrds.push_back(initrd.ref());
   for (size_t i = 0; i < resources.files.disks.size(); ++i) {
-    const DiskSpec& disk = spec_.rootfs ? (i == 0 ? *spec_.rootfs : spec_.disks[i - 1]) : spec_.disks[i];
+    const DiskSpec& disk =
+        spec_.rootfs ? (i == 0 ? *spec_.rootfs : spec_.disks[i - 1]) : spec_.disks[i];
     params.disks.push_back(
         {.fd = resources.files.disks[i].ref(), .read_only = disk.read_only, .serial = disk.serial});
   }
@@ -149,8 +152,9 @@ Result<> Vm::run_monitor(Resources& resources, bool start, const Call& call, Sto
   if (reply.phases) {
     const MonitorPhases& phases = *reply.phases;
     const std::pair<const char*, uint64_t> steps[] = {
-        {"monitor-start", phases.main_ns}, {"receive", phases.received_ns}, {"memory", phases.memory_ns},
-        {"vm", phases.vm_ns},              {"kernel", phases.kernel_ns},    {"devices", phases.devices_ns},
+        {"monitor-start", phases.main_ns}, {"receive", phases.received_ns},
+        {"memory", phases.memory_ns},      {"vm", phases.vm_ns},
+        {"kernel", phases.kernel_ns},      {"devices", phases.devices_ns},
         {"vcpus", phases.vcpus_ns},        {"run", phases.running_ns}};
     for (const auto& [name, end_ns] : steps) {
       if (end_ns != 0) stopwatch.lap_at(name, end_ns);
@@ -180,7 +184,8 @@ void Vm::remove_directory() {
   for (const char* name : kVmFiles) ::unlink(file_path(name).c_str());
   const std::string directory = environment_.vms_dir + "/" + identity_.id;
   if (::rmdir(directory.c_str()) != 0) {
-    log(LogLevel::kWarning, "vm %s: %s stays: errno %d", identity_.id.c_str(), directory.c_str(), errno);
+    log(LogLevel::kWarning, "vm %s: %s stays: errno %d", identity_.id.c_str(), directory.c_str(),
+        errno);
   }
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/vm_manager.h"
 
+#include "base/log.h"
+
 #include <array>
 
 #include <sys/random.h>
-
-#include "base/log.h"
 
 namespace mayfly::daemon {
 
@@ -17,7 +17,8 @@ constexpr auto kShutdownKill = std::chrono::seconds(10);
 
 using Operation = Result<> (Vm::*)(const Call&, Stopwatch&);
 
-Result<VmOutcome> operate(Registry& registry, const std::string& id, Operation operation, const Call& call) {
+Result<VmOutcome> operate(Registry& registry, const std::string& id, Operation operation,
+                          const Call& call) {
   Stopwatch stopwatch;
   const VmPin vm = TRY(registry.find(id));
   TRY(((*vm).*operation)(call, stopwatch));
@@ -47,14 +48,16 @@ Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& ca
   TRY(check_open());
   TRY(validate_id("vm_id", request.vm_id));
   if (request.request_id.size() > kMaxRequestIdBytes) {
-    return fail({Code::kInvalidArgument, "REQUEST_ID"}, "request_id: %zu bytes are above the limit of %zu",
-                request.request_id.size(), kMaxRequestIdBytes);
+    return fail({Code::kInvalidArgument, "REQUEST_ID"},
+                "request_id: %zu bytes are above the limit of %zu", request.request_id.size(),
+                kMaxRequestIdBytes);
   }
   TRY(validate(request.spec, host_memory_mib()));
   stopwatch.lap("validate");
   auto added = registry_.add(std::make_unique<Vm>(
       environment_,
-      VmIdentity{.id = request.vm_id, .incarnation = random_token(), .request_id = request.request_id},
+      VmIdentity{
+          .id = request.vm_id, .incarnation = random_token(), .request_id = request.request_id},
       request.spec));
   if (!added) {
     if (added.error().code() == Code::kAlreadyExists && !request.request_id.empty()) {
@@ -66,7 +69,8 @@ Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& ca
   auto launched = gate_(request.spec);
   stopwatch.lap("check-host");
   // Also after a refusal by the gate: those who found it wait for launch() to be through.
-  launched = launched ? vm->launch(request.start, call, stopwatch) : vm->refuse(std::move(launched).error());
+  launched = launched ? vm->launch(request.start, call, stopwatch)
+                      : vm->refuse(std::move(launched).error());
   // A daemon that began to stop meanwhile may have missed this one.
   if (launched && closing_) {
     vm->kill();
@@ -84,7 +88,8 @@ Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& ca
 Result<VmOutcome> VmManager::repeat_create(const CreateRequest& request, const Call& call) {
   const VmPin vm = TRY(registry_.find(request.vm_id));
   if (vm->identity().request_id != request.request_id) {
-    return fail({Code::kAlreadyExists, "VM_EXISTS"}, "vm_id: %s exists already", request.vm_id.c_str());
+    return fail({Code::kAlreadyExists, "VM_EXISTS"}, "vm_id: %s exists already",
+                request.vm_id.c_str());
   }
   VmView view = TRY(vm->wait_created(call));
   return VmOutcome{.vm = std::move(view), .times = vm->create_times()};
@@ -102,12 +107,13 @@ Result<VmOutcome> VmManager::resume(const std::string& id, const Call& call) {
   return operate(registry_, id, &Vm::resume, call);
 }
 
-Result<VmOutcome> VmManager::stop(const std::string& id, std::optional<uint32_t> grace_ms, const Call& call) {
+Result<VmOutcome> VmManager::stop(const std::string& id, std::optional<uint32_t> grace_ms,
+                                  const Call& call) {
   Stopwatch stopwatch;
   const auto grace = grace_ms ? std::chrono::milliseconds(*grace_ms) : kDefaultStopGrace;
   if (grace > kMaxStopGrace) {
-    return fail({Code::kInvalidArgument, "GRACE"}, "grace_ms: %u is above the limit of %lld", *grace_ms,
-                static_cast<long long>(kMaxStopGrace.count()));
+    return fail({Code::kInvalidArgument, "GRACE"}, "grace_ms: %u is above the limit of %lld",
+                *grace_ms, static_cast<long long>(kMaxStopGrace.count()));
   }
   const VmPin vm = TRY(registry_.find(id));
   TRY(vm->stop(grace, call, stopwatch));
@@ -121,8 +127,8 @@ Result<VmOutcome> VmManager::remove(const std::string& id, bool force, const Cal
   if (before.state != VmState::kStopped) {
     if (!force) {
       return fail({Code::kFailedPrecondition, "VM_STATE"},
-                  "delete %s: the VM is %s, it must be STOPPED; stop it first, or force it", id.c_str(),
-                  state_name(before.state));
+                  "delete %s: the VM is %s, it must be STOPPED; stop it first, or force it",
+                  id.c_str(), state_name(before.state));
     }
     TRY(vm->stop(std::chrono::milliseconds(0), call, stopwatch));
   }
@@ -140,8 +146,8 @@ Result<VmView> VmManager::get(const std::string& id) {
 Result<VmPage> VmManager::list(size_t page_size, const std::string& page_token) {
   if (page_size == 0) page_size = kDefaultPageSize;
   if (page_size > kMaxPageSize) {
-    return fail({Code::kInvalidArgument, "PAGE_SIZE"}, "page_size: %zu is above the limit of %zu", page_size,
-                kMaxPageSize);
+    return fail({Code::kInvalidArgument, "PAGE_SIZE"}, "page_size: %zu is above the limit of %zu",
+                page_size, kMaxPageSize);
   }
   if (!page_token.empty()) TRY(validate_id("page_token", page_token));
   const std::vector<VmPin> pins = registry_.list(page_token, page_size + 1);
@@ -158,7 +164,8 @@ Result<VmPage> VmManager::list(size_t page_size, const std::string& page_token) 
 
 Result<VmView> VmManager::wait(const std::string& id, const WaitGoal& goal, const Call& call) {
   if (goal.states.empty() && !goal.guest_ready) {
-    return fail({Code::kInvalidArgument, "WAIT_GOAL"}, "states: is empty and guest_ready is not set");
+    return fail({Code::kInvalidArgument, "WAIT_GOAL"},
+                "states: is empty and guest_ready is not set");
   }
   const VmPin vm = TRY(registry_.find(id));
   return vm->wait(goal, call);
@@ -166,7 +173,8 @@ Result<VmView> VmManager::wait(const std::string& id, const WaitGoal& goal, cons
 
 size_t VmManager::running_count() {
   size_t count = 0;
-  for (const VmPin& pin : registry_.list("", kMaxVms)) count += pin->view().state == VmState::kRunning;
+  for (const VmPin& pin : registry_.list("", kMaxVms))
+    count += pin->view().state == VmState::kRunning;
   return count;
 }
 
@@ -188,7 +196,8 @@ void VmManager::shut_down(std::chrono::milliseconds grace) {
   for (const VmPin& pin : pins) pin->kill();
   const Call killing = Call::within(kShutdownKill);
   for (const VmPin& pin : pins) {
-    if (!pin->wait_stopped(killing)) log(LogLevel::kError, "vm %s does not end", pin->identity().id.c_str());
+    if (!pin->wait_stopped(killing))
+      log(LogLevel::kError, "vm %s does not end", pin->identity().id.c_str());
     registry_.forget(pin);
   }
 }

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What VmService does, without gRPC. Any thread; each call waits no longer than its `call` allows, save that a
-// stop, once begun, is carried through.
+// What VmService does, without gRPC. Any thread; each call waits no longer than its `call` allows,
+// save that a stop, once begun, is carried through.
 #pragma once
+
+#include "base/error.h"
+#include "daemon/call.h"
+#include "daemon/registry.h"
+#include "daemon/vm.h"
 
 #include <atomic>
 #include <chrono>
@@ -10,11 +15,6 @@
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
-#include "daemon/call.h"
-#include "daemon/registry.h"
-#include "daemon/vm.h"
 
 namespace mayfly::daemon {
 

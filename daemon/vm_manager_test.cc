@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/vm_manager.h"
 
+#include "daemon/exec_session.h"
+#include "daemon/testing/rig.h"
+
+#include <doctest/doctest.h>
+
 #include <csignal>
 #include <thread>
 
-#include <doctest/doctest.h>
 #include <unistd.h>
-
-#include "daemon/exec_session.h"
-#include "daemon/testing/rig.h"
 
 using namespace mayfly;
 using namespace mayfly::daemon;
@@ -211,8 +212,11 @@ TEST_CASE("a command's streams and exit code come back apart") {
   Rig rig;
   REQUIRE(rig.manager->create(rig.request("a"), soon()));
   auto vm = rig.manager->find("a");
-  const ExecStart start{.argv = {"sh", "-c", "cat; echo $X >&2; exit 7"}, .env = {"X=err"},
-                        .working_directory = "", .terminal = false, .window_size = std::nullopt};
+  const ExecStart start{.argv = {"sh", "-c", "cat; echo $X >&2; exit 7"},
+                        .env = {"X=err"},
+                        .working_directory = "",
+                        .terminal = false,
+                        .window_size = std::nullopt};
   auto session = ExecSession::open(**vm, start, soon());
   REQUIRE(session);
   const std::string input(300'000, 'i');
@@ -313,12 +317,14 @@ TEST_CASE("input reaches the guest's console, and is refused once it has stopped
     seen += console->read(seen.size()).data;
   }
   REQUIRE(rig.manager->stop("a", 0, soon()));
-  CHECK(console->write_input(std::as_bytes(std::span(text)), soon()).error().reason() == "VM_STOPPED");
+  CHECK(console->write_input(std::as_bytes(std::span(text)), soon()).error().reason() ==
+        "VM_STOPPED");
 }
 
 TEST_CASE("a list is in order of ids, in pages") {
   Rig rig;
-  for (const char* id : {"c", "a", "b"}) REQUIRE(rig.manager->create(rig.request(id, "", false), soon()));
+  for (const char* id : {"c", "a", "b"})
+    REQUIRE(rig.manager->create(rig.request(id, "", false), soon()));
   const auto first = rig.manager->list(2, "");
   REQUIRE(first);
   CHECK(first->vms.size() == 2);
@@ -359,7 +365,8 @@ TEST_CASE("shutting down ends every VM, the stubborn ones too, and takes no new 
   Rig rig;
   REQUIRE(rig.manager->create(rig.request("good"), soon()));
   REQUIRE(rig.manager->create(rig.request("created", "", false), soon()));
-  REQUIRE(rig.manager->create(rig.request("stubborn", "fake.ignore_shutdown fake.hang_stop"), soon()));
+  REQUIRE(
+      rig.manager->create(rig.request("stubborn", "fake.ignore_shutdown fake.hang_stop"), soon()));
   rig.manager->shut_down(std::chrono::milliseconds(100));
   CHECK(rig.manager->vm_count() == 0);
   CHECK(child_processes() == 0);

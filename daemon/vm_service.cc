@@ -29,7 +29,8 @@ grpc::Status answer(const Result<VmView>& view, Response* response) {
 #define CHECK_REQUEST(request) \
   if (auto known = refuse_unknown_fields(request); !known) return to_status(known.error())
 
-grpc::Status VmServiceImpl::CreateVm(grpc::ServerContext* context, const v1::CreateVmRequest* request,
+grpc::Status VmServiceImpl::CreateVm(grpc::ServerContext* context,
+                                     const v1::CreateVmRequest* request,
                                      v1::CreateVmResponse* response) {
   CHECK_REQUEST(*request);
   const auto plain = from_proto(*request);
@@ -49,7 +50,8 @@ grpc::Status VmServiceImpl::PauseVm(grpc::ServerContext* context, const v1::Paus
   return answer(manager_.pause(request->vm_id(), call_of(*context)), response);
 }
 
-grpc::Status VmServiceImpl::ResumeVm(grpc::ServerContext* context, const v1::ResumeVmRequest* request,
+grpc::Status VmServiceImpl::ResumeVm(grpc::ServerContext* context,
+                                     const v1::ResumeVmRequest* request,
                                      v1::ResumeVmResponse* response) {
   CHECK_REQUEST(*request);
   return answer(manager_.resume(request->vm_id(), call_of(*context)), response);
@@ -63,7 +65,8 @@ grpc::Status VmServiceImpl::StopVm(grpc::ServerContext* context, const v1::StopV
   return answer(manager_.stop(request->vm_id(), grace_ms, call_of(*context)), response);
 }
 
-grpc::Status VmServiceImpl::DeleteVm(grpc::ServerContext* context, const v1::DeleteVmRequest* request,
+grpc::Status VmServiceImpl::DeleteVm(grpc::ServerContext* context,
+                                     const v1::DeleteVmRequest* request,
                                      v1::DeleteVmResponse* response) {
   CHECK_REQUEST(*request);
   return answer(manager_.remove(request->vm_id(), request->force(), call_of(*context)), response);

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/vm_view.h"
 
+#include "base/clock.h"
+
 #include <algorithm>
 #include <chrono>
-
-#include "base/clock.h"
 
 namespace mayfly::daemon {
 
 const char* state_name(VmState state) {
   switch (state) {
-    case VmState::kCreating: return "CREATING";
-    case VmState::kCreated: return "CREATED";
-    case VmState::kRunning: return "RUNNING";
-    case VmState::kPaused: return "PAUSED";
-    case VmState::kStopped: return "STOPPED";
+    case VmState::kCreating:
+      return "CREATING";
+    case VmState::kCreated:
+      return "CREATED";
+    case VmState::kRunning:
+      return "RUNNING";
+    case VmState::kPaused:
+      return "PAUSED";
+    case VmState::kStopped:
+      return "STOPPED";
   }
   return "UNKNOWN";
 }

@@ -3,15 +3,15 @@
 // A VM as callers see it: plain values, copied out under the VM's lock. Any thread.
 #pragma once
 
+#include "daemon/control_codec.h"
+#include "daemon/spec.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <sys/types.h>
-
-#include "daemon/control_codec.h"
-#include "daemon/spec.h"
 
 namespace mayfly::daemon {
 

@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A stand-in for mayfly-vmm: a real process on the real control protocol with no machine behind it. Its guest's
-// agent runs commands on this host. Words on the kernel command line make it misbehave:
+// A stand-in for mayfly-vmm: a real process on the real control protocol with no machine behind it.
+// Its guest's agent runs commands on this host. Words on the kernel command line make it misbehave:
 //
 //   fake.refuse           Configure is answered with INVALID_ARGUMENT KERNEL_FORMAT
-//   fake.crash_configure  aborts instead of answering Configure        fake.crash   the same once started
-//   fake.hang_configure   never answers Configure                      fake.hang_stop  never answers Stop
-//   fake.garbage          answers Configure with bytes that are no message
-//   fake.exit=N           ends once started, reporting reason N        fake.status=N  ends without a report
-//   fake.no_hello         the agent never reports                      fake.bad_agent  it sends an endless frame
+//   fake.crash_configure  aborts instead of answering Configure        fake.crash   the same once
+//   started fake.hang_configure   never answers Configure                      fake.hang_stop never
+//   answers Stop fake.garbage          answers Configure with bytes that are no message fake.exit=N
+//   ends once started, reporting reason N        fake.status=N  ends without a report fake.no_hello
+//   the agent never reports                      fake.bad_agent  it sends an endless frame
 //   fake.guest_failure    the agent reports that its root is broken
 //   fake.ignore_shutdown  the agent does not power off
-//   fake.print=N          prints N bytes of numbered lines             fake.stderr  20 KiB on standard error
-//   fake.flood_agent      the agent says Hello for ever
+//   fake.print=N          prints N bytes of numbered lines             fake.stderr  20 KiB on
+//   standard error fake.flood_agent      the agent says Hello for ever
+#include "base/clock.h"
+#include "base/console_ring.h"
+#include "base/fd.h"
+#include "proto/agent.pb.h"
+#include "proto/control.pb.h"
+
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -32,13 +38,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "proto/agent.pb.h"
-#include "proto/control.pb.h"
-
-#include "base/clock.h"
-#include "base/console_ring.h"
-#include "base/fd.h"
 
 namespace mayfly {
 namespace {
@@ -70,7 +69,8 @@ template <typename Message>
 bool read_frame(FdRef fd, Message& message) {
   unsigned char header[4];
   if (!read_exact(fd, reinterpret_cast<char*>(header), 4)) return false;
-  const uint32_t size = header[0] | header[1] << 8 | header[2] << 16 | static_cast<uint32_t>(header[3]) << 24;
+  const uint32_t size =
+      header[0] | header[1] << 8 | header[2] << 16 | static_cast<uint32_t>(header[3]) << 24;
   std::string payload(size, 0);
   return read_exact(fd, payload.data(), size) && message.ParseFromString(payload);
 }
@@ -123,7 +123,8 @@ class Command {
     message.Clear();
     message.mutable_exited()->set_exit_code(
         static_cast<uint32_t>(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status)));
-    message.mutable_exited()->set_signal(WIFSIGNALED(status) ? static_cast<uint32_t>(WTERMSIG(status)) : 0);
+    message.mutable_exited()->set_signal(
+        WIFSIGNALED(status) ? static_cast<uint32_t>(WTERMSIG(status)) : 0);
     send_frame(stream_.ref(), message);
     ::shutdown(stream_.number(), SHUT_RDWR);
     feeder.join();
@@ -224,7 +225,8 @@ class FakeMonitor {
     message.msg_controllen = sizeof(control);
     const ssize_t size = ::recvmsg(connection_.number(), &message, MSG_CMSG_CLOEXEC);
     if (size <= 0) return false;
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+         header = CMSG_NXTHDR(&message, header)) {
       const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
       for (size_t i = 0; i < count; ++i) {
         int fd;
@@ -305,7 +307,9 @@ class FakeMonitor {
     if (has("fake.status")) ::_exit(number("fake.status"));
     if (has("fake.exit")) finish(static_cast<control::ExitReason>(number("fake.exit")), "as told");
     if (configure_.has_vsock() && configure_.vsock().host_ports_size() > 0) {
-      std::thread([this] { play_agent(fds_.at(configure_.vsock().host_ports(0).fd()).ref()); }).detach();
+      std::thread([this] {
+        play_agent(fds_.at(configure_.vsock().host_ports(0).fd()).ref());
+      }).detach();
     }
   }
 
@@ -322,7 +326,8 @@ class FakeMonitor {
     message.mutable_hello()->set_cpu_count(configure_.vcpu_count());
     message.mutable_hello()->set_init_us(1000);
     message.mutable_hello()->set_ready_us(2000);
-    if (has("fake.guest_failure")) message.mutable_hello()->set_failure("no root: /dev/vda holds no ext4");
+    if (has("fake.guest_failure"))
+      message.mutable_hello()->set_failure("no root: /dev/vda holds no ext4");
     while (send_frame(port, message) && has("fake.flood_agent")) {
     }
     agent::HostToAgent from_host;

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A VmManager over the fake monitor, in a directory of its own; and a count of what a process holds, to show that
-// nothing is left behind.
+// A VmManager over the fake monitor, in a directory of its own; and a count of what a process
+// holds, to show that nothing is left behind.
 #pragma once
+
+#include "daemon/reactor.h"
+#include "daemon/vm_manager.h"
 
 #include <cstdlib>
 #include <filesystem>
@@ -11,9 +14,6 @@
 #include <string>
 
 #include <unistd.h>
-
-#include "daemon/reactor.h"
-#include "daemon/vm_manager.h"
 
 namespace mayfly::daemon::testing {
 
@@ -67,9 +67,12 @@ class Rig {
 
   std::string vms_dir() const { return root_ / "vms"; }
   std::string path(const char* name) const { return root_ / name; }
-  void write(const char* name, size_t bytes) { std::ofstream(root_ / name) << std::string(bytes, 'x'); }
+  void write(const char* name, size_t bytes) {
+    std::ofstream(root_ / name) << std::string(bytes, 'x');
+  }
 
-  CreateRequest request(const std::string& id, const std::string& words = "", bool start = true) const {
+  CreateRequest request(const std::string& id, const std::string& words = "",
+                        bool start = true) const {
     CreateRequest request;
     request.vm_id = id;
     request.start = start;
