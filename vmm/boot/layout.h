@@ -41,9 +41,8 @@ inline constexpr Gpa kIoapic{0xfec0'0000};
 inline constexpr uint64_t kIoapicSize = 0x1000;
 inline constexpr Gpa kLocalApic{0xfee0'0000};
 
-/// GSIs 0 to 4 stay free (the debug serial port has 4); virtio device n has kFirstVirtioGsi + n.
-inline constexpr uint32_t kSerialGsi = 4;
-inline constexpr uint32_t kFirstVirtioGsi = 5;
+/// Virtio device n has GSI kFirstVirtioGsi + n. GSI 0 stays free: to Linux, interrupt 0 is none.
+inline constexpr uint32_t kFirstVirtioGsi = 1;
 inline constexpr uint32_t kMaxVirtioDevices = 19;
 
 inline constexpr uint16_t kSerialPort = 0x3f8;

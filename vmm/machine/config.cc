@@ -65,4 +65,9 @@ Result<> validate(const MachineConfig& config) {
   return {};
 }
 
+uint32_t virtio_device_count(const MachineConfig& config) {
+  return 1 + (config.has_rng ? 1 : 0) + (config.vsock ? 1 : 0) +
+         static_cast<uint32_t>(config.disks.size());
+}
+
 }  // namespace mayfly

@@ -70,6 +70,9 @@ struct MachineConfig {
 /// Every number inside its limit, every needed descriptor there; the error names the field.
 Result<> validate(const MachineConfig& config);
 
+/// How many virtio devices the machine has: console, entropy, vsock, disks.
+uint32_t virtio_device_count(const MachineConfig& config);
+
 /// When each step of building and starting ended; CLOCK_MONOTONIC in ns, 0: not reached.
 struct Phases {
   uint64_t main_ns = 0;

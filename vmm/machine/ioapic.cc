@@ -13,7 +13,8 @@ constexpr uint32_t kIdRegister = 0x00;
 constexpr uint32_t kVersionRegister = 0x01;
 constexpr uint32_t kArbitrationRegister = 0x02;
 constexpr uint32_t kRedirectionRegister = 0x10;
-constexpr uint32_t kVersion = 0x20 | (Ioapic::kPins - 1) << 16;
+constexpr uint32_t kVersion = 0x20;
+constexpr uint32_t kMaxEntryShift = 16;
 constexpr uint32_t kIdMask = 0x0f00'0000;
 
 // A redirection entry (3.2.4).
@@ -31,7 +32,10 @@ constexpr uint64_t kMessageDestinationShift = 12;
 
 }  // namespace
 
-Ioapic::Ioapic(MessageSink& sink) : sink_(sink) { state_.redirection.fill(kMasked); }
+Ioapic::Ioapic(MessageSink& sink, uint32_t pins) : sink_(sink), pins_(pins) {
+  CHECK(pins_ > 0 && pins_ <= kMaxPins);
+  state_.redirection.fill(kMasked);
+}
 
 void Ioapic::send(uint64_t entry) {
   uint64_t address = kMessageAddress | (entry >> kDestinationShift) << kMessageDestinationShift;
@@ -42,7 +46,7 @@ void Ioapic::send(uint64_t entry) {
 }
 
 void Ioapic::raise(uint32_t gsi) {
-  CHECK(gsi < kPins);
+  CHECK(gsi < pins_);
   const std::lock_guard held(lock_);
   if ((state_.redirection[gsi] & kMasked) != 0) {
     state_.pending[gsi] = true;
@@ -57,12 +61,12 @@ uint32_t Ioapic::read_register() const {
     case kArbitrationRegister:
       return state_.id;
     case kVersionRegister:
-      return kVersion;
+      return kVersion | (pins_ - 1) << kMaxEntryShift;
     default:
       break;
   }
   const uint32_t index = state_.select - kRedirectionRegister;
-  if (state_.select < kRedirectionRegister || index / 2 >= kPins) return 0;
+  if (state_.select < kRedirectionRegister || index / 2 >= pins_) return 0;
   return static_cast<uint32_t>(state_.redirection[index / 2] >> (index % 2 * 32));
 }
 
@@ -72,7 +76,7 @@ void Ioapic::write_register(uint32_t value) {
     return;
   }
   const uint32_t index = state_.select - kRedirectionRegister;
-  if (state_.select < kRedirectionRegister || index / 2 >= kPins) return;
+  if (state_.select < kRedirectionRegister || index / 2 >= pins_) return;
   uint64_t& entry = state_.redirection[index / 2];
   if (index % 2 == 0) {
     entry = (entry & ~uint64_t{0xffff'ffff}) | (value & ~kReadOnlyBits);

@@ -23,14 +23,14 @@ namespace mayfly {
 
 class Ioapic final : public BusDevice {
  public:
-  static constexpr uint32_t kPins = kvm::kIoapicPins;
+  static constexpr uint32_t kMaxPins = kvm::kIoapicPins;
 
   /// Untrusted data, for snapshots.
   struct State {
     uint32_t select = 0;
     uint32_t id = 0;
-    std::array<uint64_t, kPins> redirection = {};
-    std::array<bool, kPins> pending = {};
+    std::array<uint64_t, kMaxPins> redirection = {};
+    std::array<bool, kMaxPins> pending = {};
   };
 
   /// Where messages go; KVM in the monitor.
@@ -42,8 +42,9 @@ class Ioapic final : public BusDevice {
     ~MessageSink() = default;
   };
 
-  /// `sink` outlives the IOAPIC.
-  explicit Ioapic(MessageSink& sink);
+  /// `sink` outlives the IOAPIC. `pins`, at most kMaxPins, is what the guest sees: Linux resets
+  /// each pin with a dozen accesses, every one an exit, so there are no more than devices need.
+  Ioapic(MessageSink& sink, uint32_t pins);
 
   /// Sends pin `gsi`'s message now, or keeps it until the guest unmasks the pin.
   void raise(uint32_t gsi);
@@ -63,6 +64,7 @@ class Ioapic final : public BusDevice {
   void send(uint64_t entry);
 
   MessageSink& sink_;
+  const uint32_t pins_;
   mutable std::mutex lock_;
   State state_;  // guarded by lock_
   std::atomic<uint64_t> sent_ = 0;

@@ -21,7 +21,11 @@ constexpr uint64_t kLastWordsNs = 1'000'000'000;
 }  // namespace
 
 Machine::Machine(Loop& loop, MachineConfig config, Phases phases)
-    : loop_(loop), config_(std::move(config)), phases_(phases), exits_(config_.vcpu_count) {}
+    : loop_(loop),
+      config_(std::move(config)),
+      phases_(phases),
+      ioapic_(*this, boot::kFirstVirtioGsi + virtio_device_count(config_)),
+      exits_(config_.vcpu_count) {}
 
 // vCPU threads call into the devices and buses: they go first.
 Machine::~Machine() { vcpus_.reset(); }

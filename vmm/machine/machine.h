@@ -106,7 +106,7 @@ class Machine final : public EndListener,
   std::optional<GuestMemory> memory_;
   std::optional<kvm::Vm> vm_;
   std::optional<ConsoleRingWriter> console_ring_;
-  Ioapic ioapic_{*this};
+  Ioapic ioapic_;
   PowerPorts power_ports_{*this};
   DebugSerial debug_serial_{*this};
   std::unique_ptr<DeviceSet> devices_;
