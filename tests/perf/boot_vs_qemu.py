@@ -4,10 +4,11 @@
 
 usage: scripts/build && scripts/guest_files && scripts/lab --out out/perf /usr/bin/python3 tests/perf/boot_vs_qemu.py
 
-Both boot the same kernel, root image and command line, with the same devices (disk, console, entropy, vsock where the host
-has vhost) and one vCPU of 128 MiB. The end mark is the guest's: its init writes a line to the console. The start mark is the
-client's: for Mayfly the CreateVm call to a running mayflyd (which spawns the monitor), for QEMU the spawn of its process.
-Also: spawn -> process reaped, for the guest's whole life. Medians of per-round ratios; absolute times mean nothing here.
+Both boot the same kernel, root image and command line, with disk, console and entropy devices (Mayfly has vsock as well)
+and one vCPU of
+128 MiB. The end mark is the guest's: its init writes a line to the console. The start mark is the client's: for Mayfly
+the CreateVm call to a running mayflyd (which spawns the monitor), for QEMU the spawn of its process. Also: spawn ->
+process reaped, for the guest's whole life. Medians of per-round ratios; absolute times mean nothing here.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def prepare_image(directory):
 class Qemu:
     name = "qemu microvm"
 
-    def __init__(self, kernel, image, vsock):
+    def __init__(self, kernel, image):
         self.command = [
             "qemu-system-x86_64", "-M", "microvm,acpi=on,pic=off,pit=off,rtc=off,isa-serial=off,x-option-roms=off",
             "-accel", "kvm", "-cpu", "host", "-smp", "1", "-m", "128", "-nodefaults", "-no-user-config", "-nographic",
@@ -49,8 +50,6 @@ class Qemu:
             "-chardev", "stdio,id=console", "-device", "virtio-serial-device", "-device", "virtconsole,chardev=console",
             "-device", "virtio-rng-device",
         ]
-        if vsock:
-            self.command += ["-device", "vhost-vsock-device,guest-cid=77"]
 
     def round(self):
         start = time.monotonic()
@@ -118,8 +117,7 @@ def main():
         directory = pathlib.Path(name)
         image = prepare_image(directory)
         with mayfly_client.Daemon(directory) as stubs:
-            monitors = [Mayfly(options.kernel, image, stubs),
-                        Qemu(options.kernel, image, pathlib.Path("/dev/vhost-vsock").exists())]
+            monitors = [Mayfly(options.kernel, image, stubs), Qemu(options.kernel, image)]
             times = interleave(monitors, options.rounds)
     result = report(times, options.rounds)
     options.json.parent.mkdir(parents=True, exist_ok=True)

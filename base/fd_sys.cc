@@ -129,6 +129,7 @@ Result<uint64_t> file_size(FdRef fd) {
   }
   if (S_ISBLK(info.st_mode)) {
     uint64_t size = 0;
+    // SAFETY: the request writes one 64-bit number.
     if (::ioctl(fd.number(), BLKGETSIZE64, &size) != 0) {
       return fail_errno({Code::kUnavailable, "BLKGETSIZE64"}, errno, "size of block device");
     }
