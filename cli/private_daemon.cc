@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/private_daemon.h"
 
+#include "cli/terminal_sys.h"
+
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -11,7 +13,6 @@
 #include <poll.h>
 #include <spawn.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -130,7 +131,7 @@ Result<> PrivateDaemon::wait_ready() {
 
 PrivateDaemon::~PrivateDaemon() {
   line_.reset();
-  const Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+  const Fd pidfd = open_pidfd(pid_);
   pollfd entry = {.fd = pidfd.number(), .events = POLLIN, .revents = 0};
   if (pidfd.valid() && ::poll(&entry, 1, kEndMs) == 0) ::kill(pid_, SIGKILL);
   ::waitpid(pid_, nullptr, 0);

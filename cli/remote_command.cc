@@ -3,12 +3,12 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "cli/terminal_sys.h"
 
 #include <cerrno>
 #include <thread>
 
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -19,10 +19,10 @@ namespace {
 constexpr size_t kChunkBytes = 32 * 1024;
 
 void set_window_size(v1::WindowSize* out) {
-  winsize size = {};
-  if (::ioctl(STDIN_FILENO, TIOCGWINSZ, &size) != 0) return;
-  out->set_rows(size.ws_row);
-  out->set_columns(size.ws_col);
+  const auto size = terminal_size(FdRef(STDIN_FILENO));
+  if (!size) return;
+  out->set_rows(size->rows);
+  out->set_columns(size->columns);
 }
 
 }  // namespace
