@@ -4,12 +4,12 @@
 // PID 1.
 #pragma once
 
+#include "base/error.h"
+
 #include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/error.h"
 
 namespace mayfly::guest {
 

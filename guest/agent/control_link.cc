@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/control_link.h"
 
+#include "base/log.h"
+#include "guest/agent/convert.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include <sys/socket.h>
-
-#include "base/log.h"
-#include "guest/agent/convert.h"
 
 namespace mayfly::guest {
 namespace {

@@ -5,15 +5,15 @@
 // never blocks.
 #pragma once
 
-#include <cstdint>
-#include <functional>
-#include <optional>
-#include <string_view>
-
 #include "base/fd.h"
 #include "guest/agent/frame.h"
 #include "guest/agent/messages.h"
 #include "guest/agent/poll_set.h"
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string_view>
 
 namespace mayfly::guest {
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/control_link.h"
 
-#include <cerrno>
-
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "base/clock.h"
 #include "guest/agent/convert.h"
 #include "proto/agent.pb.h"
 
 #include <doctest/doctest.h>
+
+#include <cerrno>
+
+#include <sys/socket.h>
+#include <unistd.h>
 
 namespace mayfly::guest {
 namespace {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/convert.h"
 
+#include "guest/agent/wire.h"
+
 #include <algorithm>
 #include <limits>
 #include <optional>
-
-#include "guest/agent/wire.h"
 
 namespace mayfly::guest {
 namespace {

@@ -4,13 +4,13 @@
 // errors are kInvalidArgument and name the field.
 #pragma once
 
-#include <cstddef>
-#include <span>
-#include <string_view>
-
 #include "base/error.h"
 #include "guest/agent/frame.h"
 #include "guest/agent/messages.h"
+
+#include <cstddef>
+#include <span>
+#include <string_view>
 
 namespace mayfly::guest {
 

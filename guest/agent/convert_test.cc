@@ -4,11 +4,11 @@
 // proto/agent.proto.
 #include "guest/agent/convert.h"
 
-#include <random>
-
 #include "proto/agent.pb.h"
 
 #include <doctest/doctest.h>
+
+#include <random>
 
 namespace mayfly::guest {
 namespace {

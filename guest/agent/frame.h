@@ -5,14 +5,14 @@
 // not trusted.
 #pragma once
 
+#include "base/error.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
-
-#include "base/error.h"
 
 namespace mayfly::guest {
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "guest/agent/frame.h"
+
+#include "guest/agent/convert.h"
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-
-#include "guest/agent/convert.h"
-#include "guest/agent/frame.h"
 
 // The first byte says in what pieces the rest of the stream arrives; every frame is parsed as both
 // kinds of message that the host may send.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/frame.h"
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
-
-#include <doctest/doctest.h>
 
 namespace mayfly::guest {
 namespace {

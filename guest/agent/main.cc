@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // mayfly-agent: the first program of a guest, or a service of its own init. See guest/README.md.
+#include "base/clock.h"
+#include "base/log.h"
+#include "guest/agent/guest_sys.h"
+#include "guest/agent/root.h"
+#include "guest/agent/service.h"
+#include "guest/agent/vsock_sys.h"
+
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -13,13 +20,6 @@
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/clock.h"
-#include "base/log.h"
-#include "guest/agent/guest_sys.h"
-#include "guest/agent/root.h"
-#include "guest/agent/service.h"
-#include "guest/agent/vsock_sys.h"
 
 namespace mayfly::guest {
 namespace {

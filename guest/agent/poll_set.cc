@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/poll_set.h"
 
+#include "base/clock.h"
+
 #include <cerrno>
 #include <ctime>
-
-#include "base/clock.h"
 
 namespace mayfly::guest {
 

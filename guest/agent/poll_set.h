@@ -5,13 +5,13 @@
 // stale. The number of descriptors is bounded by the service's session limit.
 #pragma once
 
+#include "base/fd.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include <poll.h>
-
-#include "base/fd.h"
 
 namespace mayfly::guest {
 

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/root.h"
 
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "guest/agent/guest_sys.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -9,18 +14,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
-#include <linux/magic.h>
-
-#include "base/clock.h"
-#include "base/fd.h"
-#include "base/log.h"
-#include "guest/agent/guest_sys.h"
 
 namespace mayfly::guest {
 namespace {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/service.h"
 
+#include "base/clock.h"
+#include "base/log.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
@@ -9,9 +12,6 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/clock.h"
-#include "base/log.h"
 
 namespace mayfly::guest {
 namespace {

@@ -4,17 +4,17 @@
 // The caller has SIGCHLD blocked before it creates the service, and SIGPIPE ignored.
 #pragma once
 
-#include <cstdint>
-#include <memory>
-#include <optional>
-#include <string>
-#include <vector>
-
 #include "base/fd.h"
 #include "guest/agent/control_link.h"
 #include "guest/agent/messages.h"
 #include "guest/agent/poll_set.h"
 #include "guest/agent/session.h"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace mayfly::guest {
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/session.h"
 
+#include "base/clock.h"
+#include "base/log.h"
+#include "guest/agent/convert.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
@@ -9,10 +13,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/clock.h"
-#include "base/log.h"
-#include "guest/agent/convert.h"
 
 namespace mayfly::guest {
 namespace {

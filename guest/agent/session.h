@@ -10,14 +10,14 @@
 // ends the session.
 #pragma once
 
-#include <cstdint>
-#include <string>
-
 #include "base/fd.h"
 #include "guest/agent/frame.h"
 #include "guest/agent/messages.h"
 #include "guest/agent/poll_set.h"
 #include "guest/agent/spawn_sys.h"
+
+#include <cstdint>
+#include <string>
 
 namespace mayfly::guest {
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/session.h"
 
-#include <cerrno>
-#include <csignal>
-
-#include <unistd.h>
-
 #include "base/clock.h"
 #include "guest/agent/test_host.h"
 
 #include <doctest/doctest.h>
+
+#include <cerrno>
+#include <csignal>
+
+#include <unistd.h>
 
 namespace mayfly::guest {
 namespace {

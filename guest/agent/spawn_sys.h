@@ -5,13 +5,13 @@
 // into the agent's code.
 #pragma once
 
+#include "base/fd.h"
+#include "guest/agent/messages.h"
+
 #include <cstdint>
 #include <string>
 
 #include <sys/types.h>
-
-#include "base/fd.h"
-#include "guest/agent/messages.h"
 
 namespace mayfly::guest {
 

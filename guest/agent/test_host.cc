@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/test_host.h"
 
+#include "base/clock.h"
+#include "proto/agent.pb.h"
+
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -9,9 +12,6 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-
-#include "base/clock.h"
-#include "proto/agent.pb.h"
 
 namespace mayfly::guest {
 namespace {

@@ -4,12 +4,12 @@
 // Service serves in the same thread. Every wait drives the service.
 #pragma once
 
+#include "guest/agent/service.h"
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "guest/agent/service.h"
 
 namespace mayfly::guest {
 

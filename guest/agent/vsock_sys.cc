@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <utility>
 
-#include <sys/socket.h>
 #include <linux/vm_sockets.h>
+#include <sys/socket.h>
 
 namespace mayfly::guest {
 namespace {

@@ -3,11 +3,11 @@
 // The guest's vsock sockets: to the host's CID, and from it.
 #pragma once
 
-#include <cstdint>
-#include <memory>
-
 #include "base/fd.h"
 #include "guest/agent/service.h"
+
+#include <cstdint>
+#include <memory>
 
 namespace mayfly::guest {
 

@@ -6,14 +6,14 @@
 // this against the library.
 #pragma once
 
+#include "base/error.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-
-#include "base/error.h"
 
 namespace mayfly::guest {
 

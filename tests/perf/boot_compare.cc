@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a start of a VM costs beside the floor: README.md says how to read it.
+#include "tests/perf/rounds.h"
+#include "tests/probe/launch_sys.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
-
-#include "tests/perf/rounds.h"
-#include "tests/probe/launch_sys.h"
 
 namespace mayfly::perf {
 namespace {

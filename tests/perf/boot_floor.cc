@@ -3,10 +3,10 @@
 // The floor: from process start to the first guest instruction, its exit, and the process reaped,
 // by a program that does nothing but that. Kept apart from boot_compare, which times it, so that
 // nothing else is linked in.
+#include "tests/perf/floor_vm_sys.h"
+
 #include <cstdio>
 #include <cstring>
-
-#include "tests/perf/floor_vm_sys.h"
 
 namespace {
 

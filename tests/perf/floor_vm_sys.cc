@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/perf/floor_vm_sys.h"
 
+#include "base/fd.h"
+
 #include <cerrno>
 #include <cstring>
 
@@ -8,8 +10,6 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-
-#include "base/fd.h"
 
 namespace mayfly::perf {
 namespace {

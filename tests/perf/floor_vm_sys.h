@@ -4,9 +4,9 @@
 // the monitor's code, because it is what the monitor is measured against.
 #pragma once
 
-#include <cstdint>
-
 #include "base/error.h"
+
+#include <cstdint>
 
 namespace mayfly::perf {
 

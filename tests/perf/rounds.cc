@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/perf/rounds.h"
 
+#include "base/clock.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -9,8 +11,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/clock.h"
 
 namespace mayfly::perf {
 namespace {

@@ -4,12 +4,12 @@
 // machine does meanwhile strikes all alike.
 #pragma once
 
+#include "base/error.h"
+
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
 
 namespace mayfly::perf {
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/probe/launch_sys.h"
 
+#include "base/clock.h"
+#include "base/console_ring.h"
+#include "proto/control.pb.h"
+
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -14,10 +18,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/clock.h"
-#include "base/console_ring.h"
-#include "proto/control.pb.h"
 
 namespace mayfly::probe {
 namespace {

@@ -4,12 +4,12 @@
 // collects what it left: for tests and measurements without a daemon. One thread.
 #pragma once
 
+#include "base/error.h"
+#include "base/fd.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include "base/error.h"
-#include "base/fd.h"
 
 namespace mayfly::probe {
 

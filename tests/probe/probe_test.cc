@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The probe in a real mayfly-vmm on this host's KVM device, whatever that can do.
+#include "proto/control.pb.h"
 #include "tests/probe/launch_sys.h"
+
+#include <doctest/doctest.h>
 
 #include <cstdlib>
 
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "proto/control.pb.h"
-
-#include <doctest/doctest.h>
 
 namespace mayfly::probe {
 namespace {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Runs the probe in a mayfly-vmm without a daemon and prints what came of it. See README.md.
+#include "tests/probe/launch_sys.h"
+
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
 #include <sys/wait.h>
-
-#include "tests/probe/launch_sys.h"
 
 namespace {
 

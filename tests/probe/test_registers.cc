@@ -3,11 +3,11 @@
 // The transport's registers where no driver goes: wrong widths and offsets, read-only and absent
 // registers, features that were not offered. Nothing may break; every device must work (its
 // registers read) afterwards.
-#include <initializer_list>
-
 #include "tests/probe/cpu_sys.h"
 #include "tests/probe/probe.h"
 #include "tests/probe/virtio.h"
+
+#include <initializer_list>
 
 namespace probe {
 namespace {
