@@ -43,8 +43,7 @@ constexpr uint64_t kModePowerOff = 1, kModeReboot = 2;
 // Proto strings must be UTF-8, and a path in an error text need not be.
 std::string printable(std::string_view text) {
   std::string out(text.substr(0, kMaxText));
-  std::ranges::replace_if(
-      out, [](char c) { return c < ' ' || c > '~'; }, '?');
+  std::ranges::replace_if(out, [](char c) { return c < ' ' || c > '~'; }, '?');
   return out;
 }
 

@@ -18,9 +18,8 @@ TEST_CASE("every contender is measured in every round, and once before") {
   int calls = 0;
   contenders.push_back(command("a", {"true"}));
   contenders.push_back(command("b", {"sleep", "0.02"}));
-  contenders.push_back({"c", [&calls]() -> Result<Sample> {
-                          return Sample{static_cast<uint64_t>(++calls), 0};
-                        }});
+  contenders.push_back(
+      {"c", [&calls]() -> Result<Sample> { return Sample{static_cast<uint64_t>(++calls), 0}; }});
   const auto samples = run_rounds(contenders, 3);
   REQUIRE_UNARY(samples.has_value());
   REQUIRE_EQ(samples->size(), 3u);

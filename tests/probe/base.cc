@@ -86,7 +86,9 @@ void forever() {
 }
 
 void fail(const char* why) {
-  { Line() << "FAIL " << why; }
+  {
+    Line() << "FAIL " << why;
+  }
   panic();
 }
 

@@ -13,14 +13,18 @@ void test_console() {
 // Says what it is told, until a line begins with 'q'.
 void test_echo() {
   start_report();
-  { Line() << "ready"; }
+  {
+    Line() << "ready";
+  }
   static uint8_t bytes[64];
   for (;;) {
     const size_t size = read_console(bytes, sizeof(bytes) - 1);
     require(size < sizeof(bytes), "more input than the buffer holds");
     bytes[size] = 0;
     if (size > 0 && bytes[size - 1] == '\n') bytes[size - 1] = 0;
-    { Line() << "echo " << text_of(bytes); }
+    {
+      Line() << "echo " << text_of(bytes);
+    }
     if (bytes[0] == 'q') return;
   }
 }

@@ -116,7 +116,9 @@ void test_vsock() {
   device.set_up(kEvent, event_queue, 8);
   device.go();
   target_port = static_cast<uint32_t>(number_option("vsock_port", 1024));
-  { Line() << "cid " << device.config64(0); }
+  {
+    Line() << "cid " << device.config64(0);
+  }
   for (Packet& packet : arrivals) offer(packet);
   send(kRequest, "", 0);
   const uint16_t answer = receive().header.operation;
