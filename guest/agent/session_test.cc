@@ -2,7 +2,7 @@
 #include "guest/agent/session.h"
 
 #include "base/clock.h"
-#include "guest/agent/test_host.h"
+#include "guest/agent/testing/test_host.h"
 
 #include <doctest/doctest.h>
 

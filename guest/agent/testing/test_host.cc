@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "guest/agent/test_host.h"
+#include "guest/agent/testing/test_host.h"
 
 #include "base/clock.h"
 #include "proto/agent.pb.h"
