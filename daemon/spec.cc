@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -17,6 +19,9 @@ namespace mayfly::daemon {
 namespace {
 
 using ull = unsigned long long;
+
+constexpr auto kLockPatience = std::chrono::milliseconds(1000);
+constexpr auto kLockRetry = std::chrono::milliseconds(2);
 
 bool is_id_char(char c) {
   return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
@@ -142,6 +147,24 @@ Result<Fd> open_image(const char* field, const std::string& path) {
   return fd;
 }
 
+/// The kernel takes an io_uring apart a little after its process has ended, and only then lets go
+/// of the files in it: the disk of a VM that has just stopped stays locked for some milliseconds.
+Result<> lock_disk(const char* field, const DiskSpec& disk, FdRef fd) {
+  const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
+  while (::flock(fd.number(), (disk.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) {
+      return fail_errno({Code::kFailedPrecondition, "DISK_LOCK"}, errno, "%s: lock %s", field,
+                        disk.path.c_str());
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return fail({Code::kFailedPrecondition, "DISK_IN_USE"}, "%s: %s is in use by another VM%s",
+                  field, disk.path.c_str(), disk.read_only ? " that writes to it" : "");
+    }
+    std::this_thread::sleep_for(kLockRetry);
+  }
+  return {};
+}
+
 Result<Fd> open_disk(const char* field, const DiskSpec& disk) {
   struct stat status;
   Fd fd = TRY(open_checked(field, disk.path, !disk.read_only, status));
@@ -161,14 +184,7 @@ Result<Fd> open_disk(const char* field, const DiskSpec& disk) {
                 "%s: %s has %llu bytes, which is not a positive multiple of %llu", field,
                 disk.path.c_str(), static_cast<ull>(size), static_cast<ull>(kSectorBytes));
   }
-  if (::flock(fd.number(), (disk.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) {
-      return fail({Code::kFailedPrecondition, "DISK_IN_USE"}, "%s: %s is in use by another VM%s",
-                  field, disk.path.c_str(), disk.read_only ? " that writes to it" : "");
-    }
-    return fail_errno({Code::kFailedPrecondition, "DISK_LOCK"}, errno, "%s: lock %s", field,
-                      disk.path.c_str());
-  }
+  TRY(lock_disk(field, disk, fd.ref()));
   return fd;
 }
 
