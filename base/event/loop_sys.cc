@@ -63,9 +63,7 @@ Result<std::unique_ptr<Loop>> Loop::create(const Limits& limits) {
 }
 
 Result<> Loop::restrict_and_enable(const Limits& limits) {
-  const std::vector<int> no_files(files_.size(), -1);
-  int status =
-      io_uring_register_files(ring_.get(), no_files.data(), static_cast<unsigned>(no_files.size()));
+  int status = io_uring_register_files_sparse(ring_.get(), static_cast<unsigned>(files_.size()));
   if (status < 0) {
     return fail_errno({Code::kResourceExhausted, "IO_URING"}, -status,
                       "io_uring: register a table of %u files", limits.files);

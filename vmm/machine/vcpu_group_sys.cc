@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include <pthread.h>
+#include <sys/prctl.h>
 
 namespace mayfly {
 
@@ -18,8 +19,6 @@ Result<std::unique_ptr<VcpuGroup>> VcpuGroup::create(std::vector<kvm::Vcpu> vcpu
   group->threads_.reserve(group->vcpus_.size());
   for (uint32_t index = 0; index < group->vcpus_.size(); ++index) {
     group->threads_.emplace_back([self = group.get(), index] { self->thread_main(index); });
-    // SAFETY: the thread was just started and is joined only by the destructor.
-    ::pthread_setname_np(group->threads_.back().native_handle(), format("vcpu%u", index).c_str());
   }
   return group;
 }
@@ -86,6 +85,8 @@ void VcpuGroup::run_guest(kvm::Vcpu& vcpu) {
 }
 
 void VcpuGroup::thread_main(uint32_t index) {
+  // By the thread itself: naming another thread opens a file in /proc.
+  ::prctl(PR_SET_NAME, format("vcpu%u", index).c_str());
   while (wait_at_gate(vcpus_[index])) run_guest(vcpus_[index]);
 }
 
