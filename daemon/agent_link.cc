@@ -13,7 +13,7 @@ namespace mayfly::daemon {
 Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket, Hook on_message) {
   std::unique_ptr<AgentLink> link(new AgentLink(std::move(socket), std::move(on_message)));
   link->watch_ = TRY(reactor.watch(link->socket_.ref(), EPOLLIN,
-                                   [raw = link.get()](uint32_t) { raw->on_readable(); }));
+                                   [raw = link.get()](uint32_t) { return raw->on_readable(); }));
   return link;
 }
 
@@ -23,25 +23,21 @@ bool AgentLink::ask_poweroff() const {
          static_cast<ssize_t>(bytes.size());
 }
 
-void AgentLink::on_readable() {
+WatchVerdict AgentLink::on_readable() {
   std::array<std::byte, 4096> buffer;
   const ssize_t size = ::recv(socket_.number(), buffer.data(), buffer.size(), MSG_DONTWAIT);
-  if (size < 0) return;
-  if (size == 0) {
-    watch_.reset();
-    return;
-  }
+  if (size < 0) return WatchVerdict::kKeep;
+  if (size == 0) return WatchVerdict::kEnd;
   reader_.feed(std::span(buffer).first(static_cast<size_t>(size)));
   for (;;) {
     auto payload = reader_.next();
-    if (payload && !*payload) return;
+    if (payload && !*payload) return WatchVerdict::kKeep;
     auto message = payload ? parse_agent_message(**payload)
                            : Result<AgentMessage>(std::unexpected(payload.error()));
     if (!message) {
       log(LogLevel::kWarning, "agent: %s; not listening to it any more",
           message.error().message().c_str());
-      watch_.reset();
-      return;
+      return WatchVerdict::kEnd;
     }
     on_message_(*message);
   }

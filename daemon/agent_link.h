@@ -26,12 +26,12 @@ class AgentLink {
   bool ask_poweroff() const;
 
   /// Takes what has arrived already; on the reactor's thread, as the monitor has ended.
-  void drain() { on_readable(); }
+  void drain() { (void)on_readable(); }
 
  private:
   AgentLink(Fd socket, Hook on_message)
       : socket_(std::move(socket)), on_message_(std::move(on_message)) {}
-  void on_readable();
+  WatchVerdict on_readable();
 
   const Fd socket_;
   // Reactor's thread only.

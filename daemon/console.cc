@@ -27,8 +27,11 @@ Result<std::unique_ptr<Console>> Console::create(Reactor& reactor, const std::st
   TRY(set_nonblocking(input_write.ref(), true));
   std::unique_ptr<Console> console(new Console(std::move(ring), std::move(reader), std::move(event),
                                                std::move(input_read), std::move(input_write)));
-  console->watch_ = TRY(reactor.watch(console->event_.ref(), EPOLLIN,
-                                      [raw = console.get()](uint32_t) { raw->on_output(); }));
+  console->watch_ =
+      TRY(reactor.watch(console->event_.ref(), EPOLLIN, [raw = console.get()](uint32_t) {
+        raw->on_output();
+        return WatchVerdict::kKeep;
+      }));
   return console;
 }
 

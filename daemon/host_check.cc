@@ -73,7 +73,8 @@ HostCheck check_speed(const KvmProbe& probe) {
     return check;
   }
   check.status = CheckStatus::kOk;
-  check.detail = format("native: %.1f ns per instruction of a guest's kernel", ns);
+  check.detail = ns < 0.1 ? "native: too fast to tell from entering the guest"
+                          : format("native: %.1f ns per instruction of a guest's kernel", ns);
   return check;
 }
 

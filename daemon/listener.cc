@@ -45,8 +45,11 @@ Result<std::unique_ptr<Listener>> Listener::create(Reactor& reactor, const std::
   if (::chmod(path.c_str(), 0600) != 0) {
     return fail_errno({Code::kFailedPrecondition, "SOCKET_MODE"}, errno, "chmod %s", path.c_str());
   }
-  listener->watch_ = TRY(reactor.watch(listener->socket_.ref(), EPOLLIN,
-                                       [raw = listener.get()](uint32_t) { raw->on_readable(); }));
+  listener->watch_ =
+      TRY(reactor.watch(listener->socket_.ref(), EPOLLIN, [raw = listener.get()](uint32_t) {
+        raw->on_readable();
+        return WatchVerdict::kKeep;
+      }));
   return listener;
 }
 

@@ -76,9 +76,14 @@ Monitor::Monitor(Process process, Fd control, Fd error_pipe, Fd exit_report, End
       ended_hook_(std::move(ended)) {}
 
 Result<> Monitor::watch(Reactor& reactor) {
-  control_watch_ = TRY(reactor.watch(control_.ref(), EPOLLIN, [this](uint32_t) { on_control(); }));
-  stderr_watch_ = TRY(reactor.watch(error_pipe_.ref(), EPOLLIN, [this](uint32_t) { on_stderr(); }));
-  end_watch_ = TRY(reactor.watch(process_.pidfd.ref(), EPOLLIN, [this](uint32_t) { on_end(); }));
+  control_watch_ =
+      TRY(reactor.watch(control_.ref(), EPOLLIN, [this](uint32_t) { return on_control(); }));
+  stderr_watch_ =
+      TRY(reactor.watch(error_pipe_.ref(), EPOLLIN, [this](uint32_t) { return on_stderr(); }));
+  end_watch_ = TRY(reactor.watch(process_.pidfd.ref(), EPOLLIN, [this](uint32_t) {
+    on_end();
+    return WatchVerdict::kEnd;
+  }));
   return {};
 }
 
@@ -154,42 +159,39 @@ void Monitor::resolve(uint64_t id, Result<ControlReply> reply) {
   replied_.notify_all();
 }
 
-void Monitor::on_control() {
+WatchVerdict Monitor::on_control() {
   std::array<std::byte, kMaxControlBytes> buffer;
   for (int i = 0; i < kMaxPacketsAtOnce; ++i) {
     auto size = receive_packet(control_.ref(), buffer);
-    if (size && !*size) return;
+    if (size && !*size) return WatchVerdict::kKeep;
     if (!size || **size == 0) {
-      control_watch_.reset();  // It is ending; its pidfd says when it has.
-      return;
+      return WatchVerdict::kEnd;  // It is ending; its pidfd says when it has.
     }
     auto reply = parse_reply(std::span(buffer).first(**size));
     if (!reply) {
       log(LogLevel::kError, "monitor %d: %s; killing it", process_.pid,
           reply.error().describe().c_str());
-      control_watch_.reset();
       kill();
-      return;
+      return WatchVerdict::kEnd;
     }
     const uint64_t id = reply->id;
     resolve(id, std::move(reply));
   }
+  return WatchVerdict::kKeep;
 }
 
-void Monitor::on_stderr() {
+WatchVerdict Monitor::on_stderr() {
   std::array<char, 4096> buffer;
   for (int i = 0; i < kMaxStderrReadsAtOnce; ++i) {
     const ssize_t size = ::read(error_pipe_.number(), buffer.data(), buffer.size());
-    if (size < 0) return;
-    if (size == 0) {
-      stderr_watch_.reset();
-      return;
-    }
+    if (size < 0) return WatchVerdict::kKeep;
+    if (size == 0) return WatchVerdict::kEnd;
     stderr_tail_.append(buffer.data(), static_cast<size_t>(size));
     if (stderr_tail_.size() > 2 * kMaxStderrTailBytes) {
       stderr_tail_.erase(0, stderr_tail_.size() - kMaxStderrTailBytes);
     }
   }
+  return WatchVerdict::kKeep;
 }
 
 void Monitor::on_end() {
@@ -201,9 +203,9 @@ void Monitor::on_end() {
   // What it said before it ended may not have been read yet.
   on_control();
   on_stderr();
-  end_watch_.reset();
-  control_watch_.reset();
-  stderr_watch_.reset();
+  // These two were made before the watch that this runs for.
+  control_watch_.disarm();
+  stderr_watch_.disarm();
   MonitorEnd end{
       .process = *process_end,
       .stderr_tail = printable_tail(stderr_tail_, kMaxStderrTailBytes),

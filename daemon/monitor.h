@@ -70,8 +70,8 @@ class Monitor {
 
   Monitor(Process process, Fd control, Fd error_pipe, Fd exit_report, EndHook ended);
   Result<> watch(Reactor& reactor);
-  void on_control();
-  void on_stderr();
+  WatchVerdict on_control();
+  WatchVerdict on_stderr();
   void on_end();
   void resolve(uint64_t id, Result<ControlReply> reply);
   void fail_pending(const MonitorEnd& end);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cerrno>
+#include <utility>
 
 #include <sys/epoll.h>
 
@@ -15,6 +16,10 @@ constexpr size_t kBatch = 64;
 
 void Watch::reset() {
   if (reactor_ != nullptr) std::exchange(reactor_, nullptr)->unwatch(id_);
+}
+
+void Watch::disarm() {
+  if (reactor_ != nullptr) reactor_->disarm(id_);
 }
 
 Result<std::unique_ptr<Reactor>> Reactor::create() {
@@ -45,7 +50,8 @@ Result<Watch> Reactor::watch(FdRef fd, uint32_t events, Callback callback) {
   {
     std::lock_guard lock(mutex_);
     id = next_id_++;
-    entries_.emplace(id, std::make_unique<Entry>(Entry{fd.number(), std::move(callback)}));
+    entries_.emplace(
+        id, std::make_unique<Entry>(Entry{.fd = fd.number(), .callback = std::move(callback)}));
   }
   epoll_event event{.events = events, .data = {.u64 = id}};
   if (::epoll_ctl(epoll_.number(), EPOLL_CTL_ADD, fd.number(), &event) != 0) {
@@ -59,19 +65,26 @@ Result<Watch> Reactor::watch(FdRef fd, uint32_t events, Callback callback) {
 }
 
 void Reactor::unwatch(uint64_t id) {
-  std::unique_ptr<Entry> entry;
+  std::unique_ptr<Entry> entry;  // Destroyed without the lock.
   std::unique_lock lock(mutex_);
   const auto found = entries_.find(id);
   if (found == entries_.end()) return;
   entry = std::move(found->second);
   entries_.erase(found);
-  ::epoll_ctl(epoll_.number(), EPOLL_CTL_DEL, entry->fd, nullptr);
-  if (current_id_ != id) return;
-  if (std::this_thread::get_id() == thread_.get_id()) {
-    removed_by_itself_ = std::move(entry);  // It runs right now: dispatch() destroys it.
-    return;
-  }
+  disarm_locked(*entry);
   idle_.wait(lock, [&] { return current_id_ != id; });
+}
+
+void Reactor::disarm(uint64_t id) {
+  std::lock_guard lock(mutex_);
+  if (const auto found = entries_.find(id); found != entries_.end()) disarm_locked(*found->second);
+}
+
+void Reactor::disarm_locked(Entry& entry) {
+  // Once only: the number may be another file's later on.
+  if (std::exchange(entry.armed, false)) {
+    ::epoll_ctl(epoll_.number(), EPOLL_CTL_DEL, entry.fd, nullptr);
+  }
 }
 
 void Reactor::run() {
@@ -96,16 +109,17 @@ void Reactor::dispatch(uint64_t id, uint32_t events) {
   {
     std::lock_guard lock(mutex_);
     const auto found = entries_.find(id);
-    if (found == entries_.end()) return;  // Unwatched since this batch was read.
+    if (found == entries_.end() || !found->second->armed)
+      return;  // Ended since this batch was read.
     entry = found->second.get();
     current_id_ = id;
   }
-  entry->callback(events);
-  std::unique_ptr<Entry> dead;
+  const WatchVerdict verdict = entry->callback(events);
   {
     std::lock_guard lock(mutex_);
+    // An unwatch() under way has taken the entry out, and waits for current_id_.
+    if (verdict == WatchVerdict::kEnd) disarm_locked(*entry);
     current_id_ = 0;
-    dead = std::move(removed_by_itself_);
   }
   idle_.notify_all();
 }

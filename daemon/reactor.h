@@ -4,9 +4,9 @@
 // connections and standard errors of all VMs. Callbacks run on its thread, do bounded work and
 // never block.
 //
-// watch() and Watch's destructor may be called from any thread. After the destructor has returned
-// on another thread, the callback neither runs nor ever will; so a Watch must not be destroyed,
-// from another thread, under a lock that its callback takes.
+// watch() and Watch's destructor may be called from any thread, the destructor not from the watch's
+// own callback. After it has returned, the callback neither runs nor ever will; so a Watch must not
+// be destroyed under a lock that its callback takes.
 #pragma once
 
 #include "base/error.h"
@@ -25,6 +25,10 @@ namespace mayfly::daemon {
 
 class Reactor;
 
+/// What a callback answers: kEnd stops its events. The Watch must be destroyed all the same, and
+/// waits then as ever for a callback that runs.
+enum class WatchVerdict { kKeep, kEnd };
+
 /// Keeps a callback registered; ends it when destroyed. The descriptor must outlive it.
 class Watch {
  public:
@@ -42,6 +46,8 @@ class Watch {
     return *this;
   }
   void reset();
+  /// As if the callback had answered kEnd; does not wait. From any callback, its own included.
+  void disarm();
 
  private:
   Reactor* reactor_ = nullptr;
@@ -50,7 +56,7 @@ class Watch {
 
 class Reactor {
  public:
-  using Callback = std::move_only_function<void(uint32_t events)>;
+  using Callback = std::move_only_function<WatchVerdict(uint32_t events)>;
 
   /// Starts the thread.
   static Result<std::unique_ptr<Reactor>> create();
@@ -65,12 +71,15 @@ class Reactor {
   struct Entry {
     int fd;
     Callback callback;
+    bool armed = true;
   };
 
   Reactor(Fd epoll, Fd wake) : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
   void run();
   void dispatch(uint64_t id, uint32_t events);
   void unwatch(uint64_t id);
+  void disarm(uint64_t id);
+  void disarm_locked(Entry& entry);
 
   const Fd epoll_;
   const Fd wake_;
@@ -80,7 +89,6 @@ class Reactor {
   std::unordered_map<uint64_t, std::unique_ptr<Entry>> entries_;
   uint64_t next_id_ = 1;
   uint64_t current_id_ = 0;
-  std::unique_ptr<Entry> removed_by_itself_;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "daemon/vm.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 
@@ -151,11 +152,14 @@ Result<> Vm::run_monitor(Resources& resources, bool start, const Call& call, Sto
   console_->monitor_has_it();
   if (reply.phases) {
     const MonitorPhases& phases = *reply.phases;
-    const std::pair<const char*, uint64_t> steps[] = {
+    std::pair<const char*, uint64_t> steps[] = {
         {"monitor-start", phases.main_ns}, {"receive", phases.received_ns},
         {"memory", phases.memory_ns},      {"vm", phases.vm_ns},
         {"kernel", phases.kernel_ns},      {"devices", phases.devices_ns},
         {"vcpus", phases.vcpus_ns},        {"run", phases.running_ns}};
+    // In which order it builds is the monitor's to decide.
+    std::stable_sort(std::begin(steps), std::end(steps),
+                     [](const auto& a, const auto& b) { return a.second < b.second; });
     for (const auto& [name, end_ns] : steps) {
       if (end_ns != 0) stopwatch.lap_at(name, end_ns);
     }
