@@ -65,6 +65,7 @@ class Host {
     ::setenv("MAYFLY_GUEST_DIR", (root / "guest").c_str(), 1);
     ::setenv("MAYFLY_DAEMON", runfile("daemon/mayflyd").c_str(), 1);
     ::setenv("MAYFLY_VMM", runfile("daemon/testing/fake_vmm").c_str(), 1);
+    ::setenv("MAYFLY_JAILER", runfile("jailer/mayfly-jailer").c_str(), 1);
     ::setenv("MAYFLY_KVM_DEVICE", "/dev/null", 1);
   }
   ~Host() { fs::remove_all(root); }
@@ -118,10 +119,11 @@ class Host {
 class Daemon {
  public:
   explicit Daemon(Host& host) : host_(host) {
-    pid_ = host.start(runfile("daemon/mayflyd"),
-                      {"--socket", "unix:" + host.socket(), "--kvm-device", "/dev/null", "--vmm",
-                       runfile("daemon/testing/fake_vmm"), "--agent-initrd",
-                       (host.root / "guest/agent.cpio").string()});
+    pid_ =
+        host.start(runfile("daemon/mayflyd"),
+                   {"--socket", "unix:" + host.socket(), "--kvm-device", "/dev/null", "--vmm",
+                    runfile("daemon/testing/fake_vmm"), "--jailer", runfile("jailer/mayfly-jailer"),
+                    "--agent-initrd", (host.root / "guest/agent.cpio").string()});
     fs::rename(host.root / "err", host.root / "daemon_err");
     REQUIRE(host.wait_for_text("daemon_err", "serving on"));
     ::setenv("MAYFLY_SOCKET", ("unix:" + host.socket()).c_str(), 1);
@@ -317,15 +319,16 @@ TEST_CASE("a socket in use and a path too long are refused; a dead daemon's sock
   Host host;
   {
     Daemon daemon(host);
-    const Outcome second = host.wait(
-        host.start(runfile("daemon/mayflyd"),
-                   {"--socket", "unix:" + host.socket(), "--state-dir", (host.root / "s2").string(),
-                    "--vmm", runfile("daemon/testing/fake_vmm")}));
+    const Outcome second = host.wait(host.start(
+        runfile("daemon/mayflyd"),
+        {"--socket", "unix:" + host.socket(), "--state-dir", (host.root / "s2").string(), "--vmm",
+         runfile("daemon/testing/fake_vmm"), "--jailer", runfile("jailer/mayfly-jailer")}));
     CHECK(second.code == 1);
     CHECK(has(second.err, host.socket() + " is in use"));
     const Outcome same_state = host.wait(host.start(
         runfile("daemon/mayflyd"),
-        {"--socket", "unix:" + host.socket() + "2", "--vmm", runfile("daemon/testing/fake_vmm")}));
+        {"--socket", "unix:" + host.socket() + "2", "--vmm", runfile("daemon/testing/fake_vmm"),
+         "--jailer", runfile("jailer/mayfly-jailer")}));
     CHECK(same_state.code == 1);
     CHECK(has(same_state.err, "--state-dir"));
     daemon.stop(SIGKILL);
@@ -335,7 +338,8 @@ TEST_CASE("a socket in use and a path too long are refused; a dead daemon's sock
   CHECK(host.mayfly({"ls"}).code == 0);
   const std::string path = "/tmp/" + std::string(120, 'x');
   const Outcome too_long = host.wait(host.start(
-      runfile("daemon/mayflyd"), {"--socket", path, "--vmm", runfile("daemon/testing/fake_vmm")}));
+      runfile("daemon/mayflyd"), {"--socket", path, "--vmm", runfile("daemon/testing/fake_vmm"),
+                                  "--jailer", runfile("jailer/mayfly-jailer")}));
   CHECK(too_long.code == 1);
   CHECK(has(too_long.err, "107"));
   CHECK(has(too_long.err, path));

@@ -44,6 +44,7 @@ Installation find_installation() {
   return {
       .mayflyd = absolute(from_environment("MAYFLY_DAEMON", beside / "mayflyd")),
       .vmm = absolute(from_environment("MAYFLY_VMM", beside / "mayfly-vmm")),
+      .jailer = absolute(from_environment("MAYFLY_JAILER", beside / "mayfly-jailer")),
       .agent_initrd = absolute(from_environment("MAYFLY_AGENT_INITRD", guest / "agent.cpio")),
       .kernel = guest / "vmlinux",
       .rootfs = guest / "rootfs.ext4",
@@ -68,8 +69,9 @@ Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& 
   // Above the number that it gets in the child, so that dup2 there is never onto itself.
   const Fd moved(::fcntl(theirs.number(), F_DUPFD_CLOEXEC, kChildFd + 1));
   theirs.reset();
-  std::vector<std::string> words = {installation.mayflyd, "--private", std::to_string(kChildFd),
-                                    "--vmm", installation.vmm};
+  std::vector<std::string> words = {
+      installation.mayflyd, "--private", std::to_string(kChildFd), "--vmm",
+      installation.vmm,     "--jailer",  installation.jailer};
   if (::access(installation.agent_initrd.c_str(), R_OK) == 0) {
     words.insert(words.end(), {"--agent-initrd", installation.agent_initrd});
   }

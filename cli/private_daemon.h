@@ -19,6 +19,7 @@ namespace mayfly::cli {
 struct Installation {
   std::string mayflyd;       // $MAYFLY_DAEMON
   std::string vmm;           // $MAYFLY_VMM
+  std::string jailer;        // $MAYFLY_JAILER
   std::string agent_initrd;  // $MAYFLY_AGENT_INITRD, $MAYFLY_GUEST_DIR/agent.cpio
   std::string kernel;        // $MAYFLY_GUEST_DIR/vmlinux
   std::string rootfs;        // $MAYFLY_GUEST_DIR/rootfs.ext4

@@ -34,6 +34,7 @@ struct Flags {
   std::string socket;
   std::string state_dir;
   std::string vmm;
+  std::string jailer;
   std::string agent_initrd;
   std::string kvm_device = "/dev/kvm";
   int private_fd = -1;
@@ -59,6 +60,7 @@ Result<> fill_defaults(Flags& flags) {
   std::error_code error;
   const auto beside = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
   if (flags.vmm.empty()) flags.vmm = beside / "mayfly-vmm";
+  if (flags.jailer.empty()) flags.jailer = beside / "mayfly-jailer";
   if (flags.agent_initrd.empty()) {
     const auto agent = beside / "guest" / "agent.cpio";
     if (std::filesystem::exists(agent, error)) flags.agent_initrd = agent;
@@ -76,6 +78,10 @@ Result<> fill_defaults(Flags& flags) {
   if (::access(flags.vmm.c_str(), X_OK) != 0) {
     return fail_errno({Code::kNotFound, "VMM_MISSING"}, errno, "--vmm: cannot run %s",
                       flags.vmm.c_str());
+  }
+  if (::access(flags.jailer.c_str(), X_OK) != 0) {
+    return fail_errno({Code::kNotFound, "JAILER_MISSING"}, errno, "--jailer: cannot run %s",
+                      flags.jailer.c_str());
   }
   return {};
 }
@@ -131,6 +137,7 @@ Result<> serve(Flags& flags, FdRef signals) {
   const auto server = TRY(Server::create({.socket_path = flags.socket,
                                           .state_dir = flags.state_dir,
                                           .vmm_path = flags.vmm,
+                                          .jailer_path = flags.jailer,
                                           .agent_initrd = flags.agent_initrd,
                                           .kvm_device = flags.kvm_device}));
   log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(),
@@ -167,6 +174,8 @@ int main(int argc, char** argv) {
                  "directory for running VMs' files (default: state, beside the socket)");
   app.add_option("--vmm", flags.vmm,
                  "the monitor program (default: mayfly-vmm beside this program)");
+  app.add_option("--jailer", flags.jailer,
+                 "the program that confines monitors (default: mayfly-jailer beside this program)");
   app.add_option(
       "--agent-initrd", flags.agent_initrd,
       "the agent's initrd (default: guest/agent.cpio beside this program, if it is there)");

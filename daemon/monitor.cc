@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -50,11 +51,12 @@ Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const Monitor
   auto [error_read, error_write] = TRY(Fd::pipe());
   TRY(set_nonblocking(error_read.ref(), true));
   Fd exit_report = TRY(Fd::duplicate(plan.exit_report));
+  const Fd program = TRY(Fd::open(plan.vmm_path.c_str(), O_RDONLY));
   Process process = TRY(spawn({
-      .program = plan.vmm_path,
-      .arguments = {"--control-fd=3"},
+      .program = plan.jailer_path,
+      .arguments = {"--exec-fd=4", "--keep-fd=3", "--", "mayfly-vmm", "--control-fd=3"},
       .standard_error = error_write.ref(),
-      .inherited = {listener.ref()},
+      .inherited = {listener.ref(), program.ref()},
   }));
   error_write.reset();
   // The kernel completes the connection from the listener's backlog: this never waits for the

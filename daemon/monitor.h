@@ -26,6 +26,7 @@ inline constexpr size_t kMaxPendingCalls = 64;
 
 struct MonitorPlan {
   std::string vmm_path;
+  std::string jailer_path;
   // Absolute, short enough to bind; made here, removed by the owner of its directory.
   std::string control_path;
   // The monitor's copy of the exit report, which is read when it has ended.

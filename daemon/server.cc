@@ -37,6 +37,7 @@ class ServerImpl final : public Server {
                      .events = events_,
                      .vms_dir = state_dir_->vms_dir(),
                      .vmm_path = options.vmm_path,
+                     .jailer_path = options.jailer_path,
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),

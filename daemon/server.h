@@ -17,6 +17,7 @@ struct ServerOptions {
   std::string socket_path;
   std::string state_dir;
   std::string vmm_path;
+  std::string jailer_path;
   // Empty: VMs without the agent only.
   std::string agent_initrd;
   std::string kvm_device;

@@ -41,6 +41,8 @@ struct VmEnvironment {
   // Holds one directory per VM; short enough that <id>/control.sock can be bound by way of /proc.
   std::string vms_dir;
   std::string vmm_path;
+  // Confines each monitor, then becomes it.
+  std::string jailer_path;
   std::string agent_initrd;
   std::string kvm_path = "/dev/kvm";
 };

@@ -136,6 +136,7 @@ ConfigureParams Vm::configure_params(const Resources& resources, bool start) con
 Result<> Vm::run_monitor(Resources& resources, bool start, const Call& call, Stopwatch& stopwatch) {
   const MonitorPlan plan{
       .vmm_path = environment_.vmm_path,
+      .jailer_path = environment_.jailer_path,
       .control_path = format("/proc/self/fd/%d/control.sock", resources.directory.number()),
       .exit_report = resources.exit_report.ref(),
   };

@@ -54,6 +54,7 @@ class Rig {
         .events = events,
         .vms_dir = vms_dir(),
         .vmm_path = runfile("daemon/testing/fake_vmm"),
+        .jailer_path = runfile("jailer/mayfly-jailer"),
         .agent_initrd = root_ / "agent",
         .kvm_path = "/dev/null",
     });
