@@ -2,11 +2,12 @@
 """What the system tests share: programs in a directory of their own, a daemon and its API, and the check that nothing
 is left behind.
 
-A `Case` gives its tests a `Workplace`. Whatever is started through it carries a mark in its environment, which its
-children inherit; when the case ends, no process may carry the mark any more and no run-time directory may be left.
+A `Case` gives its tests a `Workplace`. Whatever is started through it stays a descendant of this process, also when
+its parent is killed; when the case ends, no process may be left of it, and no run-time directory.
 """
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import json
@@ -96,6 +97,25 @@ def cpu_ticks(pid):
     return int(fields[11]) + int(fields[12])
 
 
+def private_bytes(pid, without="memfd:mayfly-guest"):
+    """Private memory, clean and dirty, of all mappings but the guest's RAM."""
+    total, counted = 0, True
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            counted = without not in line
+        elif counted and words[0] in ("Private_Clean:", "Private_Dirty:"):
+            total += int(words[1]) << 10
+    return total
+
+
+def thread_names(pid):
+    names = []
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        names.append((task / "comm").read_text().strip())
+    return sorted(names)
+
+
 def pattern(size, seed=1):
     """Bytes that no mistake reproduces: incompressible, and the same for the same seed."""
     return hashlib.shake_128(seed.to_bytes(8, "little")).digest(size)
@@ -129,20 +149,41 @@ class Finished:
         return f"exit code {self.code}\nstdout: {self.out[-4000:]!r}\nstderr: {self.err[-4000:].decode(errors='replace')}"
 
 
+def _adopt_orphans():
+    """From now on we are the parent of every descendant whose own parent has ended."""
+    set_child_subreaper = 36
+    if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+_adopt_orphans()
+
+
+def _children():
+    """All processes that are not zombies, by their parents."""
+    found = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                found.setdefault(int(parent), []).append((int(entry.name), state))
+    return found
+
+
 class Workplace:
     """A temporary directory, and the processes started in it."""
+
+    open = []
 
     def __init__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-test-"))
         # Private daemons make their directories here.
         self.run_dir = self.dir / "run"
         self.run_dir.mkdir(mode=0o700)
-        self.mark = f"MAYFLY_TEST={secrets.token_hex(8)}"
-        name, _, value = self.mark.partition("=")
-        drop = ("MAYFLY_SOCKET", "MAYFLY_DAEMON", "MAYFLY_VMM", "MAYFLY_GUEST_DIR", "MAYFLY_KVM_DEVICE")
-        self.env = {key: text for key, text in os.environ.items() if key not in drop}
-        self.env |= {name: value, "XDG_RUNTIME_DIR": str(self.run_dir)}
+        self.env = {key: text for key, text in os.environ.items() if not key.startswith("MAYFLY_")}
+        self.env |= {"XDG_RUNTIME_DIR": str(self.run_dir)}
         self.children = []
+        Workplace.open.append(self)
 
     def popen(self, arguments, **options):
         options = {"stdin": subprocess.DEVNULL, "env": self.env} | options
@@ -166,19 +207,29 @@ class Workplace:
         return self.run([MAYFLY, *arguments], **options)
 
     def processes(self):
-        """Those with our mark: pid -> command line."""
+        """Those started here, those that they started, and orphans: pid -> command line."""
+        children = _children()
+        others = {child.pid for place in Workplace.open if place is not self for child in place.children}
+        own = {child.pid for child in self.children}
+        search = []
+        for pid, state in children.get(os.getpid(), []):
+            if state == "Z" and pid not in others | own:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            elif pid not in others:
+                search.append((pid, state))
         found = {}
-        for entry in pathlib.Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                if self.mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                    found[int(entry.name)] = b" ".join(words).decode(errors="replace").strip()
+        while search:
+            pid, state = search.pop()
+            search += children.get(pid, [])
+            if state != "Z":
+                with contextlib.suppress(OSError):
+                    words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                    found[pid] = b" ".join(words).decode(errors="replace").strip()
         return found
 
     def monitors(self):
-        return [pid for pid, words in self.processes().items() if "mayfly-vmm" in words]
+        return [pid for pid, words in self.processes().items() if "--control-fd=" in words]
 
     def leftovers(self, grace=10):
         """What is still there after the grace: a list of sentences."""
@@ -204,6 +255,7 @@ class Workplace:
                 with contextlib.suppress(OSError):
                     if pipe:
                         pipe.close()
+        Workplace.open.remove(self)
         shutil.rmtree(self.dir, ignore_errors=True)
         return left
 
@@ -368,6 +420,9 @@ class Daemon:
     def delete(self, vm_id, force=True):
         return self.api.DeleteVm(vm_pb.DeleteVmRequest(vm_id=vm_id, force=force)).vm
 
+    def get_info(self):
+        return self.api.GetInfo(system_pb.GetInfoRequest())
+
     def vms(self):
         return list(self.api.ListVms(vm_pb.ListVmsRequest(page_size=1000)).vms)
 
@@ -519,6 +574,66 @@ class Monitor:
         self.path = path
         self.connection = self.connect()
         self.next_id = 1
+
+    def configure(self, cmdline, start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE, **changes):
+        """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket."""
+        self.files = []
+
+        def give(fd):
+            self.files.append(fd)
+            return len(self.files) - 1
+
+        memory = os.memfd_create("mayfly-guest")
+        os.truncate(memory, changes.get("memory_bytes", 32 << 20))
+        self.ring = os.memfd_create("ring")
+        os.truncate(self.ring, 4096 + (1 << 16))
+        self.report = os.memfd_create("report")
+        input_end, self.console_input = os.pipe()
+        message = control_pb.Configure(
+            vcpu_count=1, memory_bytes=32 << 20, cmdline=cmdline, start=start, end_on_disconnect=end_on_disconnect,
+            kvm_fd=give(os.open("/dev/kvm", os.O_RDWR)), memory_fd=give(memory),
+            kernel_fd=give(os.open(kernel, os.O_RDONLY)), exit_report_fd=give(self.report))
+        message.console.ring_fd = give(self.ring)
+        message.console.output_event_fd = give(os.eventfd(0))
+        message.console.input_fd = give(input_end)
+        for path in disks:
+            message.disks.add(fd=give(os.open(path, os.O_RDWR)))
+        if ports is not None:
+            message.vsock.guest_cid = 3
+            for port, end in ports.items():
+                message.vsock.host_ports.add(port=port, fd=give(end.fileno()))
+        for name, value in changes.items():
+            if isinstance(value, int):
+                setattr(message, name, value)
+            else:
+                message.MergeFrom(control_pb.Configure(**{name: value}))
+        try:
+            return self.call(self.files, configure=message)
+        finally:
+            for fd in self.files:
+                if fd not in (self.ring, self.report) and not any(fd == end.fileno() for end in (ports or {}).values()):
+                    os.close(fd)
+
+    def console(self):
+        """All that was printed, as long as the ring has not turned over."""
+        written = int.from_bytes(os.pread(self.ring, 8, 16), "little")
+        return os.pread(self.ring, written, 4096)
+
+    def exit_report(self):
+        return control_pb.ExitReport.FromString(os.pread(self.report, 1 << 16, 0))
+
+    def wait(self):
+        """Its exit code, once it has ended by itself."""
+        return self.process.wait(PATIENCE)
+
+    def close(self):
+        self.connection.close()
+        for fd in (getattr(self, name, None) for name in ("ring", "report", "console_input")):
+            if fd is not None:
+                os.close(fd)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def connect(self):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

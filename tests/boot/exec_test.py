@@ -135,11 +135,14 @@ class ExecTest(harness.DaemonCase):
         harness.wait_until(lambda: self.guest(f"test -d /proc/{pid}").code == 1, "the command is gone")
 
     def test_an_exec_waits_no_longer_than_its_deadline(self):
-        call = harness.ExecCall(self.api, "shared", ["sleep", "7655"], timeout=3)
+        call = harness.ExecCall(self.api, "shared", ["/bin/sh", "-c", "echo $$; exec sleep 7655"], timeout=5)
+        pid = b""
         with self.assertRaises(grpc.RpcError) as caught:
-            call.finish()
+            for response in call.responses():
+                pid += response.stdout
+        call.end()
         self.assertEqual(caught.exception.code().name, "DEADLINE_EXCEEDED")
-        harness.wait_until(lambda: self.guest("pgrep -f 'sleep 765[5]'").code == 1, "the command is gone")
+        harness.wait_until(lambda: self.guest(f"test -d /proc/{pid.decode().strip()}").code == 1, "the command is gone")
 
     # Console.
 

@@ -2,9 +2,7 @@
 """`mayfly run`: a Linux guest for one command, with a private daemon that leaves nothing behind."""
 
 import json
-import os
 import pathlib
-import re
 import signal
 import subprocess
 
