@@ -39,6 +39,14 @@ Server::Server(Loop& loop, Fd listener)
       buffer_(std::make_unique_for_overwrite<std::byte[]>(kMaxPacketBytes)) {}
 
 Result<std::unique_ptr<Server>> Server::create(Loop& loop, Fd listener) {
+  int listens = 0;
+  socklen_t size = sizeof(listens);
+  // SAFETY: the kernel writes at most `size` bytes.
+  const int got = ::getsockopt(listener.number(), SOL_SOCKET, SO_ACCEPTCONN, &listens, &size);
+  if (got != 0 || listens == 0) {
+    return fail({Code::kInvalidArgument, "CONTROL_SOCKET"},
+                "--control-fd: descriptor %d is not a listening socket", listener.number());
+  }
   TRY(set_nonblocking(listener.ref(), true));
   std::unique_ptr<Server> server(new Server(loop, std::move(listener)));
   server->id_ = TRY(loop.add_client(*server));
