@@ -53,6 +53,8 @@ struct MemoryMapEntry {
 };
 static_assert(sizeof(MemoryMapEntry) == 24);
 
+constexpr uint64_t kMaxInitrdBytes = uint64_t{1} << 60;
+
 constexpr uint32_t kRam = 1;
 constexpr uint32_t kReserved = 2;
 
@@ -78,8 +80,8 @@ Result<GuestRange> load_initrds(const GuestMemory& memory, std::span<const FdRef
     if (size == 0) {
       return fail({Code::kInvalidArgument, "INITRD_EMPTY"}, "initrd: the file is empty");
     }
-    // Clamped, so that no sum overflows; the room below refuses it.
-    sizes.push_back(std::min(size, memory.size()));
+    // Clamped, so that no sum overflows; no guest has the room for it.
+    sizes.push_back(std::min(size, kMaxInitrdBytes));
     total += (sizes.back() + kInitrdAlign - 1) & ~(kInitrdAlign - 1);
   }
   if (total == 0) return GuestRange{};
