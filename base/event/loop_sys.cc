@@ -18,6 +18,9 @@ constexpr uint64_t kPollToken = uint64_t{1} << 63;
 constexpr uint64_t kIgnoredToken = ~uint64_t{0};
 constexpr uint32_t kMaxOp = 0x7fff'ffff;
 
+// Completions dispatched before the lock is given up; the rest is the next batch.
+constexpr uint32_t kMaxBatch = 512;
+
 constexpr uint8_t kAllowedOperations[] = {IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,
                                           IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC};
 
@@ -222,8 +225,9 @@ Result<> Loop::check_wait(int status) const {
 }
 
 void Loop::dispatch() {
+  // Bounded, so that a guest which never stops kicking cannot keep requests from being served.
   io_uring_cqe* cqe = nullptr;
-  while (io_uring_peek_cqe(ring_.get(), &cqe) == 0) {
+  for (uint32_t i = 0; i < kMaxBatch && io_uring_peek_cqe(ring_.get(), &cqe) == 0; ++i) {
     const uint64_t token = cqe->user_data;
     const int32_t result = cqe->res;
     const bool more = (cqe->flags & IORING_CQE_F_MORE) != 0;
