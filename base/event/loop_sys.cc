@@ -21,7 +21,7 @@ constexpr uint32_t kMaxOp = 0x7fff'ffff;
 // Completions dispatched before the lock is given up; the rest is the next batch.
 constexpr uint32_t kMaxBatch = 512;
 
-constexpr uint8_t kAllowedOperations[] = {IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,
+constexpr uint8_t kAllowedOperations[] = {IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
                                           IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC};
 
 uint64_t poll_token(uint16_t index, uint16_t generation) {
@@ -142,7 +142,9 @@ void Loop::remove_file(FileSlot slot) {
   if (file.polled) {
     // A ring with no free entry even after a submit is our own bug: the ring outnumbers the files.
     io_uring_sqe* sqe = MUST(next_sqe(slot));
-    io_uring_prep_poll_remove(sqe, poll_token(slot.index, file.poll_generation));
+    // Not POLL_REMOVE: it refuses (EALREADY) a poll that has just been woken, which then would keep
+    // the file open for ever.
+    io_uring_prep_cancel64(sqe, poll_token(slot.index, file.poll_generation), 0);
     sqe->flags |= IOSQE_FIXED_FILE;
     sqe->user_data = kIgnoredToken;
     io_uring_submit(ring_.get());

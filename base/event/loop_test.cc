@@ -10,6 +10,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -81,6 +82,26 @@ TEST_CASE("a file slot used again does not hear its predecessor's poll") {
   REQUIRE(loop->run_once());
   while (recorder.seen.empty()) REQUIRE(loop->run_once());
   for (const auto& [op, result] : recorder.seen) CHECK_EQ(op, 2);
+}
+
+TEST_CASE("a removed file is let go of, also while its poll has something to tell") {
+  auto loop = make_loop();
+  auto [ours, theirs] = *Fd::socket_pair(SOCK_STREAM);
+  Recorder recorder;
+  const ClientId client = *loop->add_client(recorder);
+  const FileSlot slot = *loop->add_file(ours.ref());
+  REQUIRE(loop->poll(client, slot, POLLIN, 1));
+  REQUIRE(loop->run_once_for(1'000'000));
+  // The kernel has noted the event for the poll, and has not told us yet.
+  const char byte = 'x';
+  REQUIRE_EQ(::write(theirs.number(), &byte, 1), 1);
+  loop->remove_file(slot);
+  ours.reset();
+  for (int i = 0; i < 3; ++i) REQUIRE(loop->run_once_for(1'000'000));
+  CHECK(recorder.seen.empty());
+  pollfd peer = {.fd = theirs.number(), .events = POLLIN, .revents = 0};
+  CHECK_EQ(::poll(&peer, 1, 2000), 1);
+  CHECK_NE(peer.revents & POLLHUP, 0);
 }
 
 TEST_CASE("completions of a removed client are dropped, and its slot waits for them") {
