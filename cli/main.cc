@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <cstdio>
 #include <functional>
 #include <string_view>
 
@@ -199,8 +200,8 @@ int run_program(int argc, char** argv) {
   app.add_option("--timeout", all.global.timeout_s,
                  "give up after this many seconds, with exit code 124")
       ->type_name("S");
-  app.require_subcommand(1);
-  app.fallthrough();  // The flags above may also follow the subcommand.
+  app.require_subcommand(0, 1);  // None is dealt with below: CLI11 would not name a wrong one.
+  app.fallthrough();             // The flags above may also follow the subcommand.
   add_run(app, all);
   add_create(app, all);
   add_simple(app, all, "start", "Run a created VM", start);
@@ -226,6 +227,10 @@ int run_program(int argc, char** argv) {
     app.parse(static_cast<int>(split - argv), argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitFailure;
+  }
+  if (!all.action) {
+    std::fputs("mayfly: no command was given; see mayfly --help\n", stderr);
+    return kExitFailure;
   }
   return all.action();
 }

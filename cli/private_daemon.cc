@@ -67,7 +67,7 @@ Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& 
   }
   auto [ours, theirs] = TRY(Fd::socket_pair(SOCK_STREAM));
   // Above the number that it gets in the child, so that dup2 there is never onto itself.
-  const Fd moved(::fcntl(theirs.number(), F_DUPFD_CLOEXEC, kChildFd + 1));
+  Fd moved(::fcntl(theirs.number(), F_DUPFD_CLOEXEC, kChildFd + 1));
   theirs.reset();
   std::vector<std::string> words = {
       installation.mayflyd, "--private", std::to_string(kChildFd), "--vmm",
@@ -99,6 +99,7 @@ Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& 
   const int error = ::posix_spawn(&pid, argv[0], &actions, &attributes, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
+  moved.reset();  // Or a daemon that ends at once would not be seen to.
   if (error != 0)
     return fail_errno({Code::kUnavailable, "DAEMON_START"}, error, "start %s", argv[0]);
   std::unique_ptr<PrivateDaemon> daemon(new PrivateDaemon(pid, std::move(ours)));
