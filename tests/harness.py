@@ -355,6 +355,7 @@ class Daemon:
         self.state = workplace.dir / f"{name}.state"
         self.log = workplace.dir / f"{name}.log"
         self.target = f"unix:{self.socket}"
+        self.found_state = self.state.exists()
         with self.log.open("ab") as log:
             self.process = workplace.popen([MAYFLYD, "--socket", self.target, "--state-dir", self.state, *flags],
                                            stderr=log, stdout=log)
@@ -381,7 +382,9 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"mayflyd did not end {timeout} s after SIGTERM: {self.log_text()}") from None
-        left = [str(path) for path in (self.socket, self.state) if path.exists()]
+        left = [str(path) for path in (self.socket, self.state, *self.state.rglob("*")) if path.exists()]
+        if self.found_state and str(self.state) in left:
+            left.remove(str(self.state))
         return code, left
 
     def kill(self):
