@@ -41,12 +41,20 @@ Installation find_installation() {
   const auto beside = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
   const std::filesystem::path guest =
       absolute(from_environment("MAYFLY_GUEST_DIR", beside / "guest"));
+  std::filesystem::path kernel = guest / "vmlinux";
+  std::filesystem::path kernel_initrd;
+  if (!std::filesystem::exists(kernel, error) &&
+      std::filesystem::exists(guest / "stock/vmlinuz", error)) {
+    kernel = guest / "stock/vmlinuz";
+    kernel_initrd = guest / "stock/modules.cpio";
+  }
   return {
       .mayflyd = absolute(from_environment("MAYFLY_DAEMON", beside / "mayflyd")),
       .vmm = absolute(from_environment("MAYFLY_VMM", beside / "mayfly-vmm")),
       .jailer = absolute(from_environment("MAYFLY_JAILER", beside / "mayfly-jailer")),
       .agent_initrd = absolute(from_environment("MAYFLY_AGENT_INITRD", guest / "agent.cpio")),
-      .kernel = guest / "vmlinux",
+      .kernel = kernel,
+      .kernel_initrd = kernel_initrd,
       .rootfs = guest / "rootfs.ext4",
       .kvm_device = from_environment("MAYFLY_KVM_DEVICE", ""),
   };

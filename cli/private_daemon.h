@@ -21,9 +21,12 @@ struct Installation {
   std::string vmm;           // $MAYFLY_VMM
   std::string jailer;        // $MAYFLY_JAILER
   std::string agent_initrd;  // $MAYFLY_AGENT_INITRD, $MAYFLY_GUEST_DIR/agent.cpio
-  std::string kernel;        // $MAYFLY_GUEST_DIR/vmlinux
-  std::string rootfs;        // $MAYFLY_GUEST_DIR/rootfs.ext4
-  std::string kvm_device;    // $MAYFLY_KVM_DEVICE; empty: the daemon's default
+  // $MAYFLY_GUEST_DIR/vmlinux; where that has not been built, Debian's own kernel from stock/,
+  // which needs an initrd with its modules.
+  std::string kernel;
+  std::string kernel_initrd;
+  std::string rootfs;      // $MAYFLY_GUEST_DIR/rootfs.ext4
+  std::string kvm_device;  // $MAYFLY_KVM_DEVICE; empty: the daemon's default
 };
 Installation find_installation();
 

@@ -28,6 +28,9 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
   spec.set_kernel_path(flags.kernel.empty() ? TRY(default_file(installation.kernel, "--kernel",
                                                                "scripts/build_guest_kernel"))
                                             : absolute(flags.kernel));
+  if (flags.kernel.empty() && !installation.kernel_initrd.empty()) {
+    spec.add_initrd_paths(installation.kernel_initrd);
+  }
   for (const std::string& path : flags.initrds) spec.add_initrd_paths(absolute(path));
   if (!flags.rootfs.empty() && flags.rootfs != "none") {
     spec.mutable_rootfs()->set_path(absolute(flags.rootfs));
