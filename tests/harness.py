@@ -139,6 +139,23 @@ def make_cpio(files):
     return bytes(archive)
 
 
+# /init of a guest without the agent: its standard streams become the console.
+_CONSOLE_INIT = """#!/bin/sh
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t proc proc /proc
+exec </dev/hvc0 >/dev/hvc0 2>&1
+"""
+
+
+def busybox_initrd(init=None):
+    """The host's static BusyBox as an initrd; with `init`, also an /init that talks to the console and does that."""
+    files = {"bin": None, "bin/busybox": pathlib.Path("/bin/busybox").read_bytes(), "bin/sh": "busybox", "dev": None,
+             "proc": None}
+    if init is not None:
+        files["init"] = (_CONSOLE_INIT + init).encode()
+    return make_cpio(files)
+
+
 class Finished:
     """What a program left: its exit code (negative: the signal), stdout and stderr."""
 
@@ -559,7 +576,7 @@ class DaemonCase(Case):
 
     def assert_exit(self, vm, reason):
         name = vm_pb.ExitReason.Name(vm.exit.reason)
-        self.assertEqual(name, f"EXIT_REASON_{reason}", f"{vm.exit}\n{self.daemon.console(vm.vm_id)[-3000:]!r}")
+        self.assertEqual(name, f"EXIT_REASON_{reason}", vm.exit)
 
 
 class Monitor:

@@ -2,21 +2,10 @@
 """`mayfly run`: a Linux guest for one command, with a private daemon that leaves nothing behind."""
 
 import json
-import pathlib
 import signal
 import subprocess
 
 import harness
-
-BUSYBOX = pathlib.Path("/bin/busybox")
-
-
-def busybox_initrd(init=None):
-    files = {"bin": None, "bin/busybox": BUSYBOX.read_bytes(), "bin/sh": "busybox", "dev": None, "proc": None}
-    if init is not None:
-        files["init"] = init.encode()
-    return harness.make_cpio(files)
-
 
 class RunTest(harness.Case):
     def run_guest(self, *arguments, stdin=b"", timeout=harness.PATIENCE):
@@ -53,8 +42,8 @@ class RunTest(harness.Case):
                 self.assertTrue({"create and start", "command", "total"} <= {row["name"] for row in report["times"]})
 
     def test_an_initrd_alone_is_a_guest(self):
-        initrd = self.file("busybox.cpio", busybox_initrd())
-        end = self.run_guest("--initrd", initrd, "--timing", "--", "/bin/busybox", "sh", "-c",
+        path = self.file("busybox.cpio", harness.busybox_initrd())
+        end = self.run_guest("--initrd", path, "--timing", "--", "/bin/busybox", "sh", "-c",
                              "busybox ls /; busybox test ! -e /dev/vda")
         self.assertEqual(end.code, 0, end)
         self.assertEqual({"bin", "dev", "proc"} - set(end.out.decode().split()), set(), end)
