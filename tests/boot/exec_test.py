@@ -31,7 +31,8 @@ class ExecTest(harness.DaemonCase):
         self.assertGreater(self.ready.guest.start_to_ready_us, 0)
 
     def test_the_hardware_generator_gives_random_bytes(self):
-        result = self.guest("cat /sys/class/misc/hw_random/rng_current >&2; dd if=/dev/hwrng bs=512 count=8 2>/dev/null")
+        result = self.guest("cat /sys/class/misc/hw_random/rng_current >&2; "
+                            "dd if=/dev/hwrng bs=512 count=8 2>/dev/null")
         self.assert_command(result, 0)
         self.assertRegex(result.err, rb"virtio_rng")
         self.assertEqual(len(result.out), 4096, result)

@@ -112,10 +112,11 @@ class DiskTest(GuestCase):
                            vm_pb.Disk(path=str(paths[1]), serial="second", read_only=True),
                            vm_pb.Disk(path=str(paths[2]))])
         self.daemon.wait_ready(self.vm_id)
-        result = self.daemon.exec(self.vm_id, "for d in vda vdb vdc vdd; do "
-                                  "echo $d $(cat /sys/block/$d/serial) $(cat /sys/block/$d/ro) $(cat /sys/block/$d/size); done")
+        result = self.daemon.exec(self.vm_id, "cd /sys/block; for d in vda vdb vdc vdd; do "
+                                  "echo $d $(cat $d/serial) $(cat $d/ro) $(cat $d/size); done")
         size = harness.ROOTFS.stat().st_size // 512
-        self.assertEqual(result.out.decode(), f"vda 1 {size}\nvdb first 0 2048\nvdc second 1 2048\nvdd 0 2048\n", result)
+        self.assert_command(result, 0, err=b"",
+                            out=f"vda 1 {size}\nvdb first 0 2048\nvdc second 1 2048\nvdd 0 2048\n".encode())
         for name, content in zip(("vdb", "vdc", "vdd"), data):
             result = self.daemon.exec(self.vm_id, f"sha256sum < /dev/{name}")
             self.assertEqual(result.out.split()[0].decode(), harness.sha256(content))
@@ -138,7 +139,8 @@ class SizeTest(harness.DaemonCase):
                 vm_id = f"mem-{size}"
                 self.daemon.create(vm_id, memory_mib=size)
                 self.daemon.wait_ready(vm_id)
-                result = self.daemon.exec(vm_id, "sed -n 's/^MemTotal: *//p' /proc/meminfo; grep 'System RAM' /proc/iomem")
+                result = self.daemon.exec(vm_id, "sed -n 's/^MemTotal: *//p' /proc/meminfo; "
+                                          "grep 'System RAM' /proc/iomem")
                 seen = int(result.out.split()[0]) >> 10
                 self.assertLessEqual(seen, size)
                 self.assertGreater(seen, size - 32 - size // 32, result)

@@ -135,7 +135,8 @@ class BadInputTest(harness.DaemonCase):
     # Sizes.
 
     def test_a_command_line_that_is_too_long(self):
-        self.assert_create_refused("INVALID_ARGUMENT", "CMDLINE_TOO_LONG", "cmdline", "2048", "2047", cmdline="x" * 2048)
+        self.assert_create_refused("INVALID_ARGUMENT", "CMDLINE_TOO_LONG", "cmdline", "2048", "2047",
+                                   cmdline="x" * 2048)
         self.assert_create_refused("INVALID_ARGUMENT", "CMDLINE_TOO_LONG", "cmdline", "2000", "2047",
                                    cmdline="x" * 2000, replace_cmdline=False)
         self.assert_create_refused("INVALID_ARGUMENT", "CMDLINE_BAD", "cmdline", "0x0a", cmdline="quiet\nroot=/dev/vdb")
@@ -146,7 +147,8 @@ class BadInputTest(harness.DaemonCase):
     def test_memory_of_0_of_1_mib_and_above_the_hosts(self):
         host = self.api.GetCapabilities(harness.system_pb.GetCapabilitiesRequest()).max_memory_mib
         for size in (0, 1, 15):
-            self.assert_create_refused("INVALID_ARGUMENT", "MEMORY_SIZE", "memory_mib", str(size), "16", memory_mib=size)
+            self.assert_create_refused("INVALID_ARGUMENT", "MEMORY_SIZE", "memory_mib", str(size), "16",
+                                       memory_mib=size)
         for size in (host + 1, 1 << 30, (1 << 64) - 1):
             self.assert_create_refused("INVALID_ARGUMENT", "MEMORY_SIZE", "memory_mib", str(size), str(host),
                                        memory_mib=size)
@@ -169,7 +171,8 @@ class BadInputTest(harness.DaemonCase):
         self.assert_create_refused("NOT_FOUND", "FILE_NOT_FOUND", "rootfs", "/no/image", rootfs=self.disk("/no/image"))
         self.assert_create_refused("INVALID_ARGUMENT", "NOT_A_FILE", "rootfs", str(self.dir), "directory",
                                    rootfs=self.disk(self.dir))
-        self.assert_create_refused("INVALID_ARGUMENT", "NOT_A_FILE", "rootfs", "/dev/null", rootfs=self.disk("/dev/null"))
+        self.assert_create_refused("INVALID_ARGUMENT", "NOT_A_FILE", "rootfs", "/dev/null",
+                                   rootfs=self.disk("/dev/null"))
         for size in (0, 100, 511, 513, (1 << 20) + 1):
             with self.subTest(size=size):
                 image = self.file("image", size=size)
@@ -194,7 +197,8 @@ class BadInputTest(harness.DaemonCase):
 
     def test_nine_disks_and_serials_that_do_not_fit(self):
         disks = [self.disk(self.file(f"disk{i}", size=512)) for i in range(9)]
-        self.assert_create_refused("INVALID_ARGUMENT", "DISK_COUNT", "disks", "9", "8", rootfs=disks[0], disks=disks[1:])
+        self.assert_create_refused("INVALID_ARGUMENT", "DISK_COUNT", "disks", "9", "8",
+                                   rootfs=disks[0], disks=disks[1:])
         self.assert_create_refused("INVALID_ARGUMENT", "DISK_SERIAL", "disks[0].serial", "21", "20",
                                    disks=[self.disk(disks[0].path, serial="s" * 21)])
         self.assert_create_refused("INVALID_ARGUMENT", "DISK_SERIAL", "rootfs.serial", "0xc3",
@@ -230,8 +234,8 @@ class BadInputTest(harness.DaemonCase):
         self.daemon.delete("contested")
 
     def test_a_repeated_request_id_gets_the_vm_that_was_made(self):
-        spec = vm_pb.VmSpec(kernel_path=str(harness.PROBE), agent=False, cmdline="probe.test=spin", replace_cmdline=True,
-                            allow_slow_kvm=True, memory_mib=32)
+        spec = vm_pb.VmSpec(kernel_path=str(harness.PROBE), agent=False, cmdline="probe.test=spin",
+                            replace_cmdline=True, allow_slow_kvm=True, memory_mib=32)
         request = vm_pb.CreateVmRequest(vm_id=self.vm_id, spec=spec, request_id="one")
         first = self.api.CreateVm(request)
         again = self.api.CreateVm(request)
@@ -249,7 +253,8 @@ class BadInputTest(harness.DaemonCase):
             self.assert_refused(lambda request=request: create(request, timeout=harness.PATIENCE),
                                 "INVALID_ARGUMENT", "UNKNOWN_FIELD", "1023")
         info = self.api.channel.unary_unary("/mayfly.v1.SystemService/GetInfo")
-        self.assert_refused(lambda: info(unknown, timeout=harness.PATIENCE), "INVALID_ARGUMENT", "UNKNOWN_FIELD", "1023")
+        self.assert_refused(lambda: info(unknown, timeout=harness.PATIENCE),
+                            "INVALID_ARGUMENT", "UNKNOWN_FIELD", "1023")
 
     def test_a_vm_that_is_unknown(self):
         nobody = "nobody"
@@ -265,19 +270,21 @@ class BadInputTest(harness.DaemonCase):
 
     def test_calls_in_a_wrong_state(self):
         self.daemon.probe(self.vm_id, "probe.test=spin", start=False)
+        start = vm_pb.StartVmRequest(vm_id=self.vm_id)
+        pause = vm_pb.PauseVmRequest(vm_id=self.vm_id)
         resume = vm_pb.ResumeVmRequest(vm_id=self.vm_id)
         wrong = ("FAILED_PRECONDITION", "VM_STATE", self.vm_id)
-        self.assert_refused(lambda: self.api.PauseVm(vm_pb.PauseVmRequest(vm_id=self.vm_id)), *wrong, "CREATED", "RUNNING")
+        self.assert_refused(lambda: self.api.PauseVm(pause), *wrong, "CREATED", "RUNNING")
         self.assert_refused(lambda: self.api.ResumeVm(resume), *wrong, "CREATED", "PAUSED")
         self.assert_refused(lambda: self.daemon.delete(self.vm_id, force=False), *wrong, "STOPPED")
-        self.api.StartVm(vm_pb.StartVmRequest(vm_id=self.vm_id))
-        self.assert_refused(lambda: self.api.StartVm(vm_pb.StartVmRequest(vm_id=self.vm_id)), *wrong, "RUNNING", "CREATED")
-        self.assert_refused(lambda: self.daemon.exec(self.vm_id, ["true"]), "FAILED_PRECONDITION", "NO_AGENT", self.vm_id)
+        self.api.StartVm(start)
+        self.assert_refused(lambda: self.api.StartVm(start), *wrong, "RUNNING", "CREATED")
+        self.assert_refused(lambda: self.daemon.exec(self.vm_id, ["true"]),
+                            "FAILED_PRECONDITION", "NO_AGENT", self.vm_id)
         self.assert_refused(lambda: self.api.StopVm(vm_pb.StopVmRequest(vm_id=self.vm_id, grace_ms=600_001)),
                             "INVALID_ARGUMENT", "GRACE", "600001", "600000")
         self.api.StopVm(vm_pb.StopVmRequest(vm_id=self.vm_id, grace_ms=0))
-        self.assert_refused(lambda: self.api.StartVm(vm_pb.StartVmRequest(vm_id=self.vm_id)), "FAILED_PRECONDITION",
-                            "VM_STOPPED", self.vm_id)
+        self.assert_refused(lambda: self.api.StartVm(start), "FAILED_PRECONDITION", "VM_STOPPED", self.vm_id)
         self.daemon.delete(self.vm_id, force=False)
 
     # Sockets.

@@ -35,7 +35,8 @@ class ProbeTest(harness.DaemonCase):
         self.assertEqual((vm.monitor_pid, vm.exit.signal, vm.exit.exit_status), (0, 0, 0))
 
     def test_each_end_has_its_own_reason(self):
-        ends = {"exit": "GUEST_POWEROFF", "reset": "GUEST_REBOOT", "panic": "GUEST_PANIC", "triple-fault": "TRIPLE_FAULT"}
+        ends = {"exit": "GUEST_POWEROFF", "reset": "GUEST_REBOOT", "panic": "GUEST_PANIC",
+                "triple-fault": "TRIPLE_FAULT"}
         for test, reason in ends.items():
             with self.subTest(test):
                 vm, _ = self.run_probe(f"probe.test={test}", vm_id=test)
