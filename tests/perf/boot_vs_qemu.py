@@ -4,8 +4,8 @@
 
 usage: scripts/build && scripts/guest_files && scripts/lab --out out/perf /usr/bin/python3 tests/perf/boot_vs_qemu.py
 
-Both boot the same kernel, root image and command line, with disk, console and entropy devices (Mayfly has vsock as well)
-and one vCPU of
+Both boot the same kernel, root image and command line, with disk, console and entropy devices (Mayfly has vsock
+as well) and one vCPU of
 128 MiB. The end mark is the guest's: its init writes a line to the console. The start mark is the client's: for Mayfly
 the CreateVm call to a running mayflyd (which spawns the monitor), for QEMU the spawn of its process. Also: spawn ->
 process reaped, for the guest's whole life. Medians of per-round ratios; absolute times mean nothing here.

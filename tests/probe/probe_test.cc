@@ -75,9 +75,7 @@ TEST_CASE("the console takes every line") {
   CHECK_UNARY(result.console.ends_with("line 499 of 500\nPASS console\n"));
 }
 
-TEST_CASE("entropy is handed out") {
-  passes(options_for("probe.test=rng"), "rng");
-}
+TEST_CASE("entropy is handed out") { passes(options_for("probe.test=rng"), "rng"); }
 
 TEST_CASE("a disk keeps what is written, and its serial number is the one it was given") {
   LaunchOptions options = options_for("probe.test=blk");
