@@ -41,8 +41,8 @@ inline constexpr Gpa kIoapic{0xfec0'0000};
 inline constexpr uint64_t kIoapicSize = 0x1000;
 inline constexpr Gpa kLocalApic{0xfee0'0000};
 
-/// Virtio device n has GSI kFirstVirtioGsi + n. GSI 0 and 2 are not for devices: to Linux, interrupt 0
-/// is none and 2 is the cascade of a PIC that we do not have.
+/// Virtio device n has GSI kFirstVirtioGsi + n. GSI 0 and 2 are not for devices: to Linux,
+/// interrupt 0 is none and 2 is the cascade of a PIC that we do not have.
 inline constexpr uint32_t kFirstVirtioGsi = 3;
 inline constexpr uint32_t kMaxVirtioDevices = 21;
 
