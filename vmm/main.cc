@@ -14,6 +14,7 @@
 #include <cstring>
 #include <string_view>
 
+#include <pthread.h>
 #include <unistd.h>
 
 namespace {
@@ -25,6 +26,19 @@ constexpr const char* kUsage =
     "mayfly-vmm: the monitor of one virtual machine. mayflyd starts it; to run a VM, use\n"
     "  mayfly run -- COMMAND\n\n"
     "usage: mayfly-vmm --control-fd=N   N: an inherited listening SOCK_SEQPACKET socket\n";
+
+// Below the 2 MiB of a huge page: where the host gives those to everyone, glibc's own stacks of 8
+// MiB would each begin with one.
+constexpr size_t kThreadStackBytes = 512 * 1024;
+
+void keep_thread_stacks_small() {
+  pthread_attr_t attributes;
+  if (::pthread_attr_init(&attributes) != 0) return;
+  if (::pthread_attr_setstacksize(&attributes, kThreadStackBytes) == 0) {
+    ::pthread_setattr_default_np(&attributes);
+  }
+  ::pthread_attr_destroy(&attributes);
+}
 
 bool parse_descriptor(std::string_view text, int& descriptor) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), descriptor);
@@ -46,6 +60,7 @@ int main(int argc, char** argv) {
   }
   std::signal(SIGPIPE, SIG_IGN);
   kvm::install_kick_signal();
+  keep_thread_stacks_small();
 
   auto monitor = vmm::Monitor::create(Fd(control), main_ns);
   const Result<> result = monitor ? (*monitor)->run() : std::unexpected(monitor.error());
