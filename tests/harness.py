@@ -459,6 +459,11 @@ class Daemon:
         request = console_pb.ReadConsoleRequest(vm_id=vm_id, offset=offset, follow=follow)
         return b"".join(response.chunk.data for response in self.api.ReadConsole(request, timeout=timeout))
 
+    def console_end(self, vm_id):
+        """The offset after the last byte printed."""
+        chunks = [response.chunk for response in self.api.ReadConsole(console_pb.ReadConsoleRequest(vm_id=vm_id))]
+        return chunks[-1].offset + len(chunks[-1].data) if chunks else 0
+
     def describe(self):
         """For a failed test: what the daemon said, and each VM with the end of its console."""
         text = [f"mayflyd's log:\n{self.log_text()}"]

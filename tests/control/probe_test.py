@@ -186,23 +186,13 @@ class ProbeTest(harness.DaemonCase):
         harness.wait_until(lambda: self.daemon.console(self.vm_id), "the guest talks")
         paused = self.api.PauseVm(vm_pb.PauseVmRequest(vm_id=self.vm_id)).vm
         self.assertEqual(paused.state, vm_pb.VM_STATE_PAUSED)
-        first, cpu = self.console_end(), harness.cpu_ticks(paused.monitor_pid)
-        harness.wait_until(lambda: self.uptime_ms() > 0, "the daemon answers")
+        first, cpu = self.daemon.console_end(self.vm_id), harness.cpu_ticks(paused.monitor_pid)
         for _ in range(50):
-            self.assertEqual(self.console_end(), first)
+            self.assertEqual(self.daemon.console_end(self.vm_id), first)
         self.assertLessEqual(harness.cpu_ticks(paused.monitor_pid) - cpu, 1, "a paused VM uses the CPU")
         resumed = self.api.ResumeVm(vm_pb.ResumeVmRequest(vm_id=self.vm_id)).vm
         self.assertEqual(resumed.state, vm_pb.VM_STATE_RUNNING)
-        harness.wait_until(lambda: self.console_end() > first, "the guest talks on")
-
-    def console_end(self):
-        """The offset after the last byte printed."""
-        request = console_pb.ReadConsoleRequest(vm_id=self.vm_id)
-        chunks = [response.chunk for response in self.api.ReadConsole(request)]
-        return chunks[-1].offset + len(chunks[-1].data) if chunks else 0
-
-    def uptime_ms(self):
-        return self.api.GetInfo(harness.system_pb.GetInfoRequest()).uptime_ms
+        harness.wait_until(lambda: self.daemon.console_end(self.vm_id) > first, "the guest talks on")
 
     def test_a_vm_is_created_then_started_and_each_state_is_an_event(self):
         watch = self.api.WatchEvents(harness.event_pb.WatchEventsRequest(vm_id=self.vm_id))
