@@ -6,6 +6,7 @@
 #include "daemon/unix_socket_sys.h"
 
 #include <array>
+#include <chrono>
 #include <csignal>
 #include <utility>
 #include <vector>
@@ -22,6 +23,8 @@ namespace {
 // How much is taken in one callback, so that a monitor that never stops talking does not hold the
 // thread.
 constexpr int kMaxPacketsAtOnce = 32;
+// Between a monitor's socket breaking and it being reaped, unless it broke the socket and lives on.
+constexpr auto kNewsOfEnd = std::chrono::milliseconds(1000);
 constexpr int kMaxStderrReadsAtOnce = 16;
 
 std::optional<ExitReport> read_report(FdRef file) {
@@ -106,7 +109,8 @@ Result<ControlReply> Monitor::call(const std::function<ControlPacket(uint64_t id
   {
     std::lock_guard lock(mutex_);
     if (ended_)
-      return fail({Code::kUnavailable, "MONITOR_GONE"}, "%s: the monitor has ended", what);
+      return fail({Code::kUnavailable, "MONITOR_GONE"}, "%s: the monitor has ended: %s", what,
+                  end_text_.c_str());
     if (pending_.size() >= kMaxPendingCalls) {
       return fail({Code::kResourceExhausted, "MONITOR_STUCK"},
                   "%s: %zu calls wait for the monitor already", what, pending_.size());
@@ -123,6 +127,13 @@ Result<ControlReply> Monitor::call(const std::function<ControlPacket(uint64_t id
   } else if (auto sent =
                  send_packet(control_.ref(), std::as_bytes(std::span(packet.bytes)), packet.fds);
              !sent) {
+    if (sent.error().code() == Code::kUnavailable) {
+      // One that has just ended is soon reaped, and then the answer says how it ended.
+      std::unique_lock lock(mutex_);
+      (void)Call::within(kNewsOfEnd).wait(lock, replied_, what, [&] {
+        return pending_.at(id).outcome.has_value();
+      });
+    }
     resolve(id, std::unexpected(std::move(sent).error()));
   }
   std::unique_lock lock(mutex_);
@@ -222,6 +233,7 @@ void Monitor::fail_pending(const MonitorEnd& end) {
   {
     std::lock_guard lock(mutex_);
     ended_ = true;
+    end_text_ = describe_end(end);
     for (const auto& [id, pending] : pending_) ids.push_back(id);
   }
   for (const uint64_t id : ids) {

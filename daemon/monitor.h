@@ -91,6 +91,7 @@ class Monitor {
   std::unordered_map<uint64_t, Pending> pending_;
   uint64_t next_id_ = 1;
   bool ended_ = false;
+  std::string end_text_;  // How it ended, once it has.
 
   // Last: destroyed first, so that no callback runs on a half-destroyed monitor.
   Watch control_watch_;
