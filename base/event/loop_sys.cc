@@ -140,7 +140,7 @@ void Loop::remove_file(FileSlot slot) {
   CHECK(slot.index < files_.size() && files_[slot.index].used);
   File& file = files_[slot.index];
   if (file.polled) {
-    // A ring with no free entry even after a submit is our own bug: the ring outnumbers the files.
+    // A full ring is submitted first, which empties it.
     io_uring_sqe* sqe = MUST(next_sqe(slot));
     // Not POLL_REMOVE: it refuses (EALREADY) a poll that has just been woken, which then would keep
     // the file open for ever.
@@ -254,7 +254,7 @@ void Loop::dispatch_poll(uint64_t token, int32_t result, bool more) {
   // The kernel ends a multishot poll when its completion queue was full. The handler may have
   // removed the file, or given its slot to another.
   if (!more && result >= 0 && file.polled && file.poll_generation == generation) {
-    // As in remove_file(): the ring outnumbers the files.
+    // As in remove_file().
     MUST(submit_poll(slot));
   }
 }

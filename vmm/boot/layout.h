@@ -56,8 +56,7 @@ inline constexpr uint16_t kResetPort = 0x602;
 inline constexpr uint8_t kSleepTypeS5 = 5;
 inline constexpr uint8_t kSleepEnable = 1 << 5;
 inline constexpr uint8_t kResetValue = 1;
-/// pvpanic's events.
+/// pvpanic's event.
 inline constexpr uint8_t kPvpanicPanicked = 1 << 0;
-inline constexpr uint8_t kPvpanicCrashLoaded = 1 << 1;
 
 }  // namespace mayfly::boot

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/config.h"
 
-#include "vmm/boot/layout.h"
 #include "vmm/kvm/cpuid_x86.h"
 
 namespace mayfly {
