@@ -33,13 +33,14 @@ std::unique_ptr<Client> connect(const GlobalFlags& global) {
 int failed(const GlobalFlags& global, const Error& error) {
   if (error.code() == Code::kUnavailable && error.reason() == "UNAVAILABLE") {
     return report_error(
+        global,
         Error::received(Code::kUnavailable, "NO_DAEMON",
                         format("no daemon answers on %s (%s); start one with `mayflyd`, name its "
                                "socket with --socket, or use "
                                "`mayfly run`, which needs none",
                                daemon_target(global.socket).c_str(), error.message().c_str())));
   }
-  return report_error(error);
+  return report_error(global, error);
 }
 
 void print_json(const google::protobuf::Message& message) {
@@ -116,7 +117,7 @@ int attach(const GlobalFlags& global, Client& client, const ConsoleFlags& flags)
 
 int create(const GlobalFlags& global, const CreateFlags& flags) {
   auto spec = make_spec(flags.vm, find_installation());
-  if (!spec) return report_error(spec.error());
+  if (!spec) return report_error(global, spec.error());
   v1::CreateVmRequest request;
   request.set_vm_id(flags.vm_id);
   *request.mutable_spec() = *std::move(spec);
@@ -169,7 +170,7 @@ int wait(const GlobalFlags& global, const WaitFlags& flags) {
   request.set_guest_ready(flags.ready);
   for (const std::string& word : flags.states) {
     const auto state = parse_state(word);
-    if (!state) return report_error(state.error());
+    if (!state) return report_error(global, state.error());
     request.add_states(*state);
   }
   if (flags.states.empty() && !flags.ready) request.add_states(v1::VM_STATE_STOPPED);
@@ -253,7 +254,7 @@ int doctor(const GlobalFlags& global) {
   const bool asked_for = !global.socket.empty() || std::getenv("MAYFLY_SOCKET") != nullptr;
   if (!asked_for && ::stat(target.c_str() + 5, &status) != 0) {
     auto started = PrivateDaemon::start(find_installation());
-    if (!started) return report_error(started.error());
+    if (!started) return report_error(global, started.error());
     own = *std::move(started);
     target = own->target();
   }

@@ -225,12 +225,15 @@ int run_program(int argc, char** argv) {
   if (split != argv + argc) all.guest_command.assign(split + 1, argv + argc);
   try {
     app.parse(static_cast<int>(split - argv), argv);
+    if (!all.action) throw CLI::RequiredError("a command; see mayfly --help");
   } catch (const CLI::ParseError& error) {
+    // What was parsed before the mistake is not filled in yet.
+    all.global.json = std::find(argv, split, std::string_view("--json")) != split;
+    if (error.get_exit_code() != 0 && all.global.json) {
+      return report_error(all.global,
+                          fail({Code::kInvalidArgument, "USAGE"}, "%s", error.what()).error());
+    }
     return app.exit(error) == 0 ? 0 : kExitFailure;
-  }
-  if (!all.action) {
-    std::fputs("mayfly: no command was given; see mayfly --help\n", stderr);
-    return kExitFailure;
   }
   return all.action();
 }

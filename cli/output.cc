@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/output.h"
 
+#include <google/protobuf/struct.pb.h>
 #include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
@@ -165,8 +166,17 @@ std::string timing_table(const std::vector<TimingRow>& rows) {
   return text;
 }
 
-int report_error(const Error& error) {
-  std::fprintf(stderr, "mayfly: %s (%s)\n", error.message().c_str(), error.reason().c_str());
+int report_error(const GlobalFlags& global, const Error& error) {
+  if (global.json) {
+    google::protobuf::Struct line;
+    auto& fields = *(*line.mutable_fields())["error"].mutable_struct_value()->mutable_fields();
+    fields["code"].set_string_value(code_name(error.code()));
+    fields["reason"].set_string_value(error.reason());
+    fields["message"].set_string_value(error.message());
+    std::fprintf(stderr, "%s\n", to_json(line, false).c_str());
+  } else {
+    std::fprintf(stderr, "mayfly: %s (%s)\n", error.message().c_str(), error.reason().c_str());
+  }
   return error.code() == Code::kDeadlineExceeded ? kExitTimeout : kExitFailure;
 }
 

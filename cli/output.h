@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "cli/flags.h"
 #include "mayfly/v1/event.pb.h"
 #include "mayfly/v1/system.pb.h"
 #include "mayfly/v1/vm.pb.h"
@@ -43,7 +44,8 @@ struct TimingRow {
 void append_phases(const v1::PhaseTimes& times, int depth, std::vector<TimingRow>& rows);
 std::string timing_table(const std::vector<TimingRow>& rows);
 
-/// Prints `mayfly: MESSAGE (REASON)` and gives the exit code that goes with it.
-int report_error(const Error& error);
+/// Prints `mayfly: MESSAGE (REASON)` on standard error, or with --json one line of
+/// `{"error":{"code","reason","message"}}`, and gives the exit code that goes with it.
+int report_error(const GlobalFlags& global, const Error& error);
 
 }  // namespace mayfly::cli

@@ -37,8 +37,8 @@ v1::ExecStart exec_start(const std::string& vm_id, const CommandFlags& flags) {
   return start;
 }
 
-int report_command_error(const Error& error) {
-  const int code = report_error(error);
+int report_command_error(const GlobalFlags& global, const Error& error) {
+  const int code = report_error(global, error);
   if (error.reason() == "COMMAND_NOT_FOUND") return kCommandNotFound;
   if (error.reason() == "COMMAND_FAILED") return kCommandNotRun;
   return code;
@@ -118,7 +118,7 @@ class Run {
       signals.begin_cleanup();
       clean_up();
     } else {
-      code = report_error(ok.error());
+      code = report_error(global_, ok.error());
     }
     const uint64_t daemon_end_ns = monotonic_ns();
     client_.reset();  // A daemon that ends waits a little for its connections.
@@ -157,7 +157,8 @@ class Run {
     *request.mutable_spec() = spec_;
     request.set_start(true);
     auto created = client_->call(request);
-    if (!created) return signals.ended_by() != 0 ? kExitFailure : report_error(created.error());
+    if (!created)
+      return signals.ended_by() != 0 ? kExitFailure : report_error(global_, created.error());
     vm_id_ = request.vm_id();
     create_times_ = created->times();
     rows_.push_back({0, "create and start", ms_between(create_ns, monotonic_ns())});
@@ -189,7 +190,7 @@ class Run {
     add_guest_rows(exec_ns, command.started_ns(), end_ns);
     if (result) return *result;
     if (signals.ended_by() != 0) return kExitFailure;
-    const int code = report_command_error(result.error());
+    const int code = report_command_error(global_, result.error());
     if (result.error().reason() == "VM_STOPPED" ||
         result.error().code() == Code::kDeadlineExceeded) {
       print_console_tail();
@@ -267,7 +268,7 @@ class Run {
     if (deleted) {
       vm_ = deleted->vm();
     } else if (!own_daemon_) {
-      report_error(deleted.error());
+      report_error(global_, deleted.error());
     }
     rows_.push_back({0, "stop and delete", ms_between(start_ns, monotonic_ns())});
   }
@@ -322,7 +323,7 @@ int exec(const GlobalFlags& global, const std::string& vm_id, const CommandFlags
   signals.begin_cleanup();
   if (result) return *result;
   if (const int signal = signals.ended_by(); signal != 0) return 128 + signal;
-  return report_command_error(result.error());
+  return report_command_error(global, result.error());
 }
 
 }  // namespace mayfly::cli

@@ -62,6 +62,19 @@ class AloneTest(harness.Case):
             with self.subTest(arguments):
                 self.assert_fails(self.mayfly(*arguments), word)
 
+    def test_errors_are_json_where_json_was_asked_for(self):
+        missing = f"unix:{self.dir}/none.sock"
+        for arguments, reason in (([*("--socket", missing), "ls"], "NO_DAEMON"), (["nonsense"], "USAGE"),
+                                  ([], "USAGE"), (["run", "--kernel", "/none", "--", "true"], "FILE_NOT_FOUND")):
+            with self.subTest(arguments):
+                end = self.mayfly("--json", *arguments)
+                self.assertEqual(end.code, 125, end)
+                self.assertEqual(end.out, b"")
+                error = json.loads(end.err.splitlines()[0])["error"]
+                self.assertEqual(error["reason"], reason)
+                self.assertTrue(error["message"])
+                self.assertRegex(error["code"], r"\A[A-Z_]+\Z")
+
     def test_doctor_tells_people_what_mends_what_is_missing(self):
         end = self.mayfly("doctor")
         self.assertIn(end.code, (0, 1), end)

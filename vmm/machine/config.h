@@ -82,7 +82,7 @@ struct Phases {
   uint64_t kernel_ns = 0;
   uint64_t devices_ns = 0;
   uint64_t vcpus_ns = 0;
-  uint64_t running_ns = 0;
+  uint64_t running_ns = 0;  // the vCPUs are let go
 };
 
 /// Counters since the machine was built.

@@ -116,6 +116,7 @@ Result<> Machine::expect(State state, const char* what) const {
 Result<> Machine::start() {
   TRY(expect(State::kBuilt, "start"));
   state_ = State::kRunning;
+  phases_.running_ns = monotonic_ns();
   vcpus_->run();
   return {};
 }
@@ -179,12 +180,6 @@ Machine::End Machine::finish() {
   return *end_;
 }
 
-Phases Machine::phases() const {
-  Phases phases = phases_;
-  phases.running_ns = running_ns_.load(std::memory_order_acquire);
-  return phases;
-}
-
 MachineStats Machine::stats() const {
   MachineStats stats = devices_->stats();
   for (const ExitCounts& counts : exits_) {
@@ -198,8 +193,6 @@ MachineStats Machine::stats() const {
 }
 
 void Machine::on_parked() { loop_.wake(); }
-
-void Machine::on_first_run() { running_ns_.store(monotonic_ns(), std::memory_order_release); }
 
 void Machine::signal_msi(uint64_t address, uint32_t data) { vm_->signal_msi(address, data); }
 

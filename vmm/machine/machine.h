@@ -65,7 +65,7 @@ class Machine final : public EndListener,
   /// says why it ended.
   End finish();
 
-  Phases phases() const;
+  const Phases& phases() const { return phases_; }
   MachineStats stats() const;
 
  private:
@@ -87,7 +87,6 @@ class Machine final : public EndListener,
 
   bool on_exit(uint32_t index, const kvm::Exit& exit) override;
   void on_parked() override;
-  void on_first_run() override;
   void signal_msi(uint64_t address, uint32_t data) override;
   void append(std::span<const std::byte> bytes) override;
   void on_system_event(uint32_t type);
@@ -100,7 +99,6 @@ class Machine final : public EndListener,
   std::atomic<bool> ending_ = false;
   std::mutex end_lock_;
   std::optional<End> end_;  // guarded by end_lock_
-  std::atomic<uint64_t> running_ns_ = 0;
 
   // Borrowers come after their owners.
   std::optional<GuestMemory> memory_;

@@ -26,8 +26,6 @@ class ExitHandler {
   virtual bool on_exit(uint32_t index, const kvm::Exit& exit) = 0;
   /// On a vCPU's thread when it has stopped running guest code.
   virtual void on_parked() = 0;
-  /// On vCPU 0's thread, just before it runs guest code for the first time.
-  virtual void on_first_run() = 0;
 
  protected:
   ~ExitHandler() = default;
@@ -67,7 +65,6 @@ class VcpuGroup {
   std::atomic<Wanted> wanted_ = Wanted::kParked;  // written under gate_
   size_t parked_count_ = 0;                       // guarded by gate_
   bool ended_ = false;                            // guarded by gate_
-  bool started_ = false;                          // vCPU 0's thread
   std::vector<std::thread> threads_;
 };
 

@@ -64,10 +64,6 @@ bool VcpuGroup::wait_at_gate(kvm::Vcpu& vcpu) {
 }
 
 void VcpuGroup::run_guest(kvm::Vcpu& vcpu) {
-  if (vcpu.index() == 0 && !started_) {
-    started_ = true;
-    handler_.on_first_run();
-  }
   // An exit that was handled is finished by the next run(), so the gate is looked at only between
   // an interrupted run() and the next.
   while (true) {
