@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/agent/convert.h"
 
-#include "guest/agent/wire.h"
+#include "base/wire.h"
 
 #include <algorithm>
 #include <limits>

@@ -86,7 +86,155 @@ TEST_CASE("a request without a call, and bytes that are no request, are refused"
   request.set_id(7);
   CHECK_EQ(reason(request), "UNKNOWN_CALL");
   const std::byte garbage[] = {std::byte{0xff}, std::byte{0xff}};
-  CHECK_EQ(parse_request(garbage, {}).error().error.reason(), "MALFORMED");
+  CHECK_EQ(parse_request(garbage, {}).error().error.reason(), "BAD_MESSAGE");
+}
+
+// What protobuf reads of what we wrote.
+template <typename Message>
+Message read_back(const std::string& bytes) {
+  Message message;
+  REQUIRE(message.ParseFromString(bytes));
+  return message;
+}
+
+// A message with each of its numbers set to its field's, so that no two can be confused.
+const Phases kPhases{1, 2, 3, 4, 5, 6, 7, 8};
+const MachineStats kStats{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, uint64_t{1} << 63};
+
+void check(const ::mayfly::control::Phases& phases) {
+  CHECK_EQ(phases.main_ns(), 1);
+  CHECK_EQ(phases.received_ns(), 2);
+  CHECK_EQ(phases.memory_ns(), 3);
+  CHECK_EQ(phases.vm_ns(), 4);
+  CHECK_EQ(phases.kernel_ns(), 5);
+  CHECK_EQ(phases.devices_ns(), 6);
+  CHECK_EQ(phases.vcpus_ns(), 7);
+  CHECK_EQ(phases.running_ns(), 8);
+}
+
+void check(const ::mayfly::control::Stats& stats) {
+  CHECK_EQ(stats.exits_io(), 1);
+  CHECK_EQ(stats.exits_mmio(), 2);
+  CHECK_EQ(stats.exits_halt(), 3);
+  CHECK_EQ(stats.exits_other(), 4);
+  CHECK_EQ(stats.interrupts(), 5);
+  CHECK_EQ(stats.disk_reads(), 6);
+  CHECK_EQ(stats.disk_read_bytes(), 7);
+  CHECK_EQ(stats.disk_writes(), 8);
+  CHECK_EQ(stats.disk_written_bytes(), 9);
+  CHECK_EQ(stats.disk_flushes(), 10);
+  CHECK_EQ(stats.disk_errors(), 11);
+  CHECK_EQ(stats.vsock_rx_bytes(), 12);
+  CHECK_EQ(stats.vsock_tx_bytes(), 13);
+  CHECK_EQ(stats.console_bytes(), uint64_t{1} << 63);
+}
+
+TEST_CASE("every field of a configuration is read as protobuf writes it") {
+  auto request = valid();
+  auto& configure = *request.mutable_configure();
+  configure.add_initrd_fds(8);
+  configure.add_initrd_fds(9);
+  configure.mutable_disks(0)->set_serial("serial");
+  configure.mutable_vsock()->set_guest_cid(3);
+  auto& port = *configure.mutable_vsock()->add_host_ports();
+  port.set_port(1024);
+  port.set_fd(10);
+  configure.set_no_rng(true);
+  configure.set_start(true);
+  configure.set_end_on_disconnect(true);
+  configure.set_debug_serial(true);
+  std::vector<Fd> fds;
+  for (int i = 0; i < 11; ++i) fds.push_back(*Fd::event());
+  std::vector<int> numbers;
+  for (const Fd& fd : fds) numbers.push_back(fd.number());
+  const std::string bytes = request.SerializeAsString();
+  const auto parsed = parse_request(std::as_bytes(std::span(bytes)), std::move(fds));
+  REQUIRE(parsed.has_value());
+  CHECK_EQ(parsed->id, 7);
+  const auto& machine = std::get<Configure>(parsed->call).machine;
+  CHECK_EQ(machine.memory_bytes, 64 << 20);
+  CHECK_EQ(machine.kvm.number(), numbers[0]);
+  CHECK_EQ(machine.memory.number(), numbers[1]);
+  CHECK_EQ(machine.kernel.number(), numbers[2]);
+  CHECK_EQ(machine.exit_report.number(), numbers[3]);
+  CHECK_EQ(machine.console.ring.number(), numbers[4]);
+  CHECK_EQ(machine.console.output_event.number(), numbers[5]);
+  CHECK_EQ(machine.console.input.number(), numbers[6]);
+  REQUIRE_EQ(machine.disks.size(), 1);
+  CHECK_EQ(machine.disks[0].file.number(), numbers[7]);
+  CHECK_EQ(machine.disks[0].serial, "serial");
+  REQUIRE_EQ(machine.initrds.size(), 2);
+  CHECK_EQ(machine.initrds[0].number(), numbers[8]);
+  CHECK_EQ(machine.initrds[1].number(), numbers[9]);
+  REQUIRE(machine.vsock.has_value());
+  CHECK_EQ(machine.vsock->guest_cid, 3);
+  REQUIRE_EQ(machine.vsock->host_ports.size(), 1);
+  CHECK_EQ(machine.vsock->host_ports[0].port, 1024);
+  CHECK_EQ(machine.vsock->host_ports[0].stream.number(), numbers[10]);
+  CHECK_FALSE(machine.has_rng);
+  CHECK_EQ(machine.start, StartMode::kRunning);
+  CHECK(machine.end_on_disconnect);
+  CHECK(machine.has_debug_serial);
+}
+
+TEST_CASE("every call is told by its field") {
+  using Wire = ::mayfly::control::Request;
+  const auto index = [](void (*set)(Wire&)) {
+    Wire request;
+    request.set_id(7);
+    set(request);
+    const auto parsed = parse(request);
+    REQUIRE(parsed.has_value());
+    return parsed->call.index();
+  };
+  CHECK_EQ(index([](Wire& request) { request.mutable_start(); }), 1);
+  CHECK_EQ(index([](Wire& request) { request.mutable_pause(); }), 2);
+  CHECK_EQ(index([](Wire& request) { request.mutable_resume(); }), 3);
+  CHECK_EQ(index([](Wire& request) { request.mutable_stop(); }), 4);
+  CHECK_EQ(index([](Wire& request) { request.mutable_vsock_connect()->set_port(9); }), 5);
+  CHECK_EQ(index([](Wire& request) { request.mutable_get_stats(); }), 6);
+}
+
+TEST_CASE("replies are what protobuf reads") {
+  using Wire = ::mayfly::control::Reply;
+  const auto phases = read_back<Wire>(make_reply(9, Answer(kPhases)));
+  CHECK_EQ(phases.id(), 9);
+  CHECK_FALSE(phases.has_status());
+  check(phases.phases());
+  check(read_back<Wire>(make_reply(9, Answer(kStats))).stats());
+  const auto done = read_back<Wire>(make_reply(~uint64_t{0}, Answer()));
+  CHECK_EQ(done.id(), ~uint64_t{0});
+  CHECK_EQ(done.result_case(), Wire::RESULT_NOT_SET);
+  const auto failed =
+      read_back<Wire>(make_reply(9, fail({Code::kDataLoss, "REASON"}, "disk %d", 3)));
+  CHECK_EQ(failed.status().code(), 15);
+  CHECK_EQ(failed.status().reason(), "REASON");
+  CHECK_EQ(failed.status().message(), "disk 3");
+}
+
+TEST_CASE("an exit report is what protobuf reads") {
+  const auto report = read_back<::mayfly::control::ExitReport>(
+      make_exit_report({ExitReason::kTripleFault, "detail", kStats, kPhases, 99}));
+  CHECK_EQ(report.reason(), ::mayfly::control::EXIT_REASON_TRIPLE_FAULT);
+  CHECK_EQ(report.detail(), "detail");
+  CHECK_EQ(report.ended_ns(), 99);
+  check(report.stats());
+  check(report.phases());
+}
+
+TEST_CASE("fields of the wrong kind, too large or cut short are refused") {
+  const auto refusal = [](std::initializer_list<int> bytes) {
+    std::vector<std::byte> packet;
+    for (const int byte : bytes) packet.push_back(static_cast<std::byte>(byte));
+    const auto request = parse_request(packet, {});
+    return request ? "" : request.error().error.message();
+  };
+  CHECK_EQ(refusal({0x0a, 0x00}), "not a message: text where a number belongs");  // id as text
+  CHECK_EQ(refusal({0x10, 0x00}), "not a message: a number where a message belongs");
+  CHECK_EQ(refusal({0x12, 0x05, 0x08}), "not a message: it ends inside a field");
+  CHECK_EQ(refusal({0x12, 0x06, 0x08, 0x80, 0x80, 0x80, 0x80, 0x10}),
+           "not a message: a number over 32 bits");
+  CHECK_EQ(refusal({0x12, 0x03, 0x3a, 0x01, 0x80}), "not a message: it ends inside a number");
 }
 
 TEST_CASE("a refused packet closes every descriptor that came with it") {

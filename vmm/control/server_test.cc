@@ -84,7 +84,7 @@ TEST_CASE_FIXTURE(Fixture, "garbage is answered and the connection lives on") {
   REQUIRE_EQ(::send(client.number(), "\xff\xff", 2, 0), 2);
   send_pause(client, 2);
   CHECK_EQ(wait_for_request()->id, 2);
-  CHECK_EQ(receive_reply(client).status().reason(), "MALFORMED");
+  CHECK_EQ(receive_reply(client).status().reason(), "BAD_MESSAGE");
 }
 
 TEST_CASE_FIXTURE(Fixture, "a second client waits for the first to go, and is then served") {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The protobuf encoding (protobuf.dev, "Encoding"), as much of it as proto/agent.proto needs. The
-// agent speaks it by hand because the library would be most of the program, and every guest carries
-// and starts the program. What is read comes from the host and is not trusted. convert_test holds
-// this against the library.
+// The protobuf encoding (protobuf.dev, "Encoding"), as much of it as our private messages need. The
+// agent and the monitor speak it by hand: the library would be half of either program, since it
+// brings C++'s streams and locales along, and there is one of them for each VM. Theirs is the only
+// use: what has room for the library uses the library. What is read is not trusted. The tests of
+// guest/agent/convert and vmm/control/request hold this against the library.
 #pragma once
 
 #include "base/error.h"
@@ -14,8 +15,10 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
-namespace mayfly::guest {
+namespace mayfly {
 
 /// One field as it came. The other wire types are skipped by the reader: no message of ours has
 /// them.
@@ -27,6 +30,14 @@ struct WireField {
   std::span<const std::byte> bytes;
 
   std::string_view text() const;
+
+  // Refused where the field is of the other kind, or does not fit.
+  Result<uint64_t> u64() const;
+  Result<uint32_t> u32() const;
+  /// An element of a repeated number, or several, packed.
+  Result<> append_u32s(std::vector<uint32_t>& numbers) const;
+  /// Also a text, of any bytes.
+  Result<std::span<const std::byte>> message() const;
 };
 
 class WireReader {
@@ -36,8 +47,11 @@ class WireReader {
   /// bytes are no message; then nothing more can be read.
   Result<std::optional<WireField>> next();
 
- private:
+  /// For numbers that are packed without tags.
   Result<uint64_t> varint();
+  bool at_end() const { return rest_.empty(); }
+
+ private:
   Result<std::span<const std::byte>> take(uint64_t count);
 
   std::span<const std::byte> rest_;
@@ -47,12 +61,15 @@ class WireReader {
 class WireWriter {
  public:
   void number(uint32_t field, uint64_t value);
+  /// Fields 1, 2, 3, ... of a message.
+  void numbers(std::span<const uint64_t> values);
   void text(uint32_t field, std::string_view value);
   /// Also where it is empty: a message that is there.
   void message(uint32_t field, const WireWriter& inner);
   /// Only the beginning of a length-delimited field; its `size` bytes are to follow.
   void begin_bytes(uint32_t field, size_t size);
   std::span<const std::byte> bytes() const;
+  std::string take() && { return std::move(bytes_); }
 
  private:
   void varint(uint64_t value);
@@ -60,4 +77,4 @@ class WireWriter {
   std::string bytes_;
 };
 
-}  // namespace mayfly::guest
+}  // namespace mayfly

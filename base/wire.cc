@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "guest/agent/wire.h"
+#include "base/wire.h"
 
 #include <limits>
 
-namespace mayfly::guest {
+namespace mayfly {
 namespace {
 
 enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
@@ -68,6 +68,35 @@ Result<std::optional<WireField>> WireReader::next() {
   return std::nullopt;
 }
 
+Result<uint64_t> WireField::u64() const {
+  if (is_bytes) return malformed("text where a number belongs");
+  return value;
+}
+
+Result<uint32_t> WireField::u32() const {
+  const uint64_t wide = TRY(u64());
+  if (wide > std::numeric_limits<uint32_t>::max()) return malformed("a number over 32 bits");
+  return static_cast<uint32_t>(wide);
+}
+
+Result<> WireField::append_u32s(std::vector<uint32_t>& numbers) const {
+  if (!is_bytes) {
+    numbers.push_back(TRY(u32()));
+    return {};
+  }
+  for (WireReader reader(bytes); !reader.at_end();) {
+    WireField packed;
+    packed.value = TRY(reader.varint());
+    numbers.push_back(TRY(packed.u32()));
+  }
+  return {};
+}
+
+Result<std::span<const std::byte>> WireField::message() const {
+  if (!is_bytes) return malformed("a number where a message belongs");
+  return bytes;
+}
+
 void WireWriter::varint(uint64_t value) {
   for (; value >= 0x80; value >>= 7) bytes_.push_back(static_cast<char>((value & 0x7f) | 0x80));
   bytes_.push_back(static_cast<char>(value));
@@ -95,6 +124,11 @@ void WireWriter::message(uint32_t field, const WireWriter& inner) {
   bytes_ += inner.bytes_;
 }
 
+void WireWriter::numbers(std::span<const uint64_t> values) {
+  uint32_t field = 1;
+  for (const uint64_t value : values) number(field++, value);
+}
+
 std::span<const std::byte> WireWriter::bytes() const { return std::as_bytes(std::span(bytes_)); }
 
-}  // namespace mayfly::guest
+}  // namespace mayfly

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/control/message.h"
+
+#include "base/wire.h"
+
+namespace mayfly::vmm::message {
+namespace {
+
+using Bytes = std::span<const std::byte>;
+
+Result<Disk> parse_disk(Bytes bytes) {
+  Disk disk;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        disk.fd = TRY(field->u32());
+        break;
+      case 2:
+        disk.read_only = TRY(field->u64()) != 0;
+        break;
+      case 3:
+        disk.serial = field->text();
+        break;
+    }
+  }
+  return disk;
+}
+
+Result<Console> parse_console(Bytes bytes) {
+  Console console;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        console.ring_fd = TRY(field->u32());
+        break;
+      case 2:
+        console.output_event_fd = TRY(field->u32());
+        break;
+      case 3:
+        console.input_fd = TRY(field->u32());
+        break;
+    }
+  }
+  return console;
+}
+
+Result<VsockPort> parse_vsock_port(Bytes bytes) {
+  VsockPort port;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        port.port = TRY(field->u32());
+        break;
+      case 2:
+        port.fd = TRY(field->u32());
+        break;
+    }
+  }
+  return port;
+}
+
+Result<Vsock> parse_vsock(Bytes bytes) {
+  Vsock vsock;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        vsock.guest_cid = TRY(field->u64());
+        break;
+      case 2:
+        vsock.host_ports.push_back(TRY(parse_vsock_port(TRY(field->message()))));
+        break;
+    }
+  }
+  return vsock;
+}
+
+Result<Configure> parse_configure(Bytes bytes) {
+  Configure configure;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        configure.vcpu_count = TRY(field->u32());
+        break;
+      case 2:
+        configure.memory_bytes = TRY(field->u64());
+        break;
+      case 3:
+        configure.cmdline = field->text();
+        break;
+      case 4:
+        configure.kvm_fd = TRY(field->u32());
+        break;
+      case 5:
+        configure.memory_fd = TRY(field->u32());
+        break;
+      case 6:
+        configure.kernel_fd = TRY(field->u32());
+        break;
+      case 7:
+        TRY(field->append_u32s(configure.initrd_fds));
+        break;
+      case 8:
+        configure.disks.push_back(TRY(parse_disk(TRY(field->message()))));
+        break;
+      case 9:
+        configure.console = TRY(parse_console(TRY(field->message())));
+        break;
+      case 10:
+        configure.vsock = TRY(parse_vsock(TRY(field->message())));
+        break;
+      case 11:
+        configure.no_rng = TRY(field->u64()) != 0;
+        break;
+      case 12:
+        configure.exit_report_fd = TRY(field->u32());
+        break;
+      case 13:
+        configure.start = TRY(field->u64()) != 0;
+        break;
+      case 14:
+        configure.end_on_disconnect = TRY(field->u64()) != 0;
+        break;
+      case 15:
+        configure.debug_serial = TRY(field->u64()) != 0;
+        break;
+    }
+  }
+  return configure;
+}
+
+}  // namespace
+
+Result<Request> parse(Bytes packet) {
+  constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7;
+  Request request;
+  WireReader reader(packet);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case kId:
+        request.id = TRY(field->u64());
+        break;
+      case kConfigure:
+        request.call = TRY(parse_configure(TRY(field->message())));
+        break;
+      case kVsockConnect:
+        request.call = TRY(parse_vsock_port(TRY(field->message())));
+        break;
+      case static_cast<uint32_t>(Plain::kStart):
+      case static_cast<uint32_t>(Plain::kPause):
+      case static_cast<uint32_t>(Plain::kResume):
+      case static_cast<uint32_t>(Plain::kStop):
+      case static_cast<uint32_t>(Plain::kGetStats):
+        request.call = Plain{field->number};
+        break;
+    }
+  }
+  return request;
+}
+
+}  // namespace mayfly::vmm::message

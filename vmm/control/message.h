@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The requests of proto/control.proto as they came: plain values whose names are the fields', not
+// yet looked at (convert.cc does that). Descriptors are places in the packet's list. What a message
+// does not say is 0, as in proto3; a field that comes twice counts as it came last.
+#pragma once
+
+#include "base/error.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace mayfly::vmm::message {
+
+struct Disk {
+  uint32_t fd = 0;
+  bool read_only = false;
+  std::string serial;
+};
+
+struct Console {
+  uint32_t ring_fd = 0;
+  uint32_t output_event_fd = 0;
+  uint32_t input_fd = 0;
+};
+
+/// VsockPort, and VsockConnect, which has the same fields.
+struct VsockPort {
+  uint32_t port = 0;
+  uint32_t fd = 0;
+};
+
+struct Vsock {
+  uint64_t guest_cid = 0;
+  std::vector<VsockPort> host_ports;
+};
+
+struct Configure {
+  uint32_t vcpu_count = 0;
+  uint64_t memory_bytes = 0;
+  std::string cmdline;
+  uint32_t kvm_fd = 0;
+  uint32_t memory_fd = 0;
+  uint32_t kernel_fd = 0;
+  std::vector<uint32_t> initrd_fds;
+  std::vector<Disk> disks;
+  Console console;
+  std::optional<Vsock> vsock;
+  bool no_rng = false;
+  uint32_t exit_report_fd = 0;
+  bool start = false;
+  bool end_on_disconnect = false;
+  bool debug_serial = false;
+};
+
+/// The calls without fields, by their number in Request.
+enum class Plain : uint32_t { kStart = 3, kPause = 4, kResume = 5, kStop = 6, kGetStats = 8 };
+
+struct Request {
+  uint64_t id = 0;
+  /// monostate: none that is known.
+  std::variant<std::monostate, Configure, Plain, VsockPort> call;
+};
+
+/// Hostile bytes. What they hold is bounded by their own size.
+Result<Request> parse(std::span<const std::byte> packet);
+
+}  // namespace mayfly::vmm::message
