@@ -160,7 +160,7 @@ Result<> Vm::run_monitor(Resources& resources, bool start, const Call& call, Sto
         {"vcpus", phases.vcpus_ns},        {"run", phases.running_ns}};
     // In which order it builds is the monitor's to decide.
     std::sort(std::begin(steps), std::end(steps),
-                     [](const auto& a, const auto& b) { return a.second < b.second; });
+              [](const auto& a, const auto& b) { return a.second < b.second; });
     for (const auto& [name, end_ns] : steps) {
       if (end_ns != 0) stopwatch.lap_at(name, end_ns);
     }

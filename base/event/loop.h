@@ -123,7 +123,7 @@ class Loop {
   Loop();
   Result<> restrict_and_enable(const Limits& limits);
   Result<io_uring_sqe*> next_sqe(FileSlot file);
-  Result<> submit_transfer(io_uring_sqe* sqe, ClientId client, uint32_t op);
+  void submit_transfer(io_uring_sqe* sqe, ClientId client, uint32_t op);
   Result<> submit_poll(FileSlot file);
   Result<> check_wait(int status) const;
   void dispatch();

@@ -169,12 +169,11 @@ Result<io_uring_sqe*> Loop::next_sqe(FileSlot file) {
   return sqe;
 }
 
-Result<> Loop::submit_transfer(io_uring_sqe* sqe, ClientId client, uint32_t op) {
+void Loop::submit_transfer(io_uring_sqe* sqe, ClientId client, uint32_t op) {
   CHECK(find(client) != nullptr && op <= kMaxOp);
   sqe->flags |= IOSQE_FIXED_FILE;
   sqe->user_data = uint64_t{op} << 32 | uint64_t{client.generation} << 16 | client.slot;
   ++clients_[client.slot].pending;
-  return {};
 }
 
 Result<> Loop::poll(ClientId client, FileSlot file, uint32_t events, uint32_t op) {
@@ -201,7 +200,8 @@ Result<> Loop::readv(ClientId client, FileSlot file, std::span<const iovec> buff
   io_uring_sqe* sqe = TRY(next_sqe(file));
   io_uring_prep_readv(sqe, file.index, buffers.data(), static_cast<unsigned>(buffers.size()),
                       offset);
-  return submit_transfer(sqe, client, op);
+  submit_transfer(sqe, client, op);
+  return {};
 }
 
 Result<> Loop::writev(ClientId client, FileSlot file, std::span<const iovec> buffers,
@@ -209,13 +209,15 @@ Result<> Loop::writev(ClientId client, FileSlot file, std::span<const iovec> buf
   io_uring_sqe* sqe = TRY(next_sqe(file));
   io_uring_prep_writev(sqe, file.index, buffers.data(), static_cast<unsigned>(buffers.size()),
                        offset);
-  return submit_transfer(sqe, client, op);
+  submit_transfer(sqe, client, op);
+  return {};
 }
 
 Result<> Loop::sync(ClientId client, FileSlot file, uint32_t op) {
   io_uring_sqe* sqe = TRY(next_sqe(file));
   io_uring_prep_fsync(sqe, file.index, IORING_FSYNC_DATASYNC);
-  return submit_transfer(sqe, client, op);
+  submit_transfer(sqe, client, op);
+  return {};
 }
 
 Result<> Loop::check_wait(int status) const {

@@ -57,6 +57,7 @@ Result<> Machine::build() {
         .console_ring = *console_ring_,
         .ending = ending_,
     }));
+    CHECK(devices_->count() == virtio_device_count(config_));
   }
   devices_->add_to(mmio_);
   mmio_.add(boot::kIoapic.value, boot::kIoapicSize, ioapic_);
@@ -83,8 +84,8 @@ Result<> Machine::build_vcpus(const kvm::Kvm& kvm) {
                                           .initrds = initrds,
                                           .command_line = config_.command_line,
                                       }));
-  TRY(boot::load_acpi_tables(
-      *memory_, {.vcpu_count = config_.vcpu_count, .virtio_device_count = devices_->count()}));
+  TRY(boot::load_acpi_tables(*memory_, {.vcpu_count = config_.vcpu_count,
+                                        .virtio_device_count = virtio_device_count(config_)}));
   phases_.kernel_ns = monotonic_ns();
 
   const kvm::CpuidTable supported = TRY(kvm.supported_cpuid());
