@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Resource limits: lowered, never raised, so no privilege is needed.
+#pragma once
+
+#include "base/error.h"
+#include "jailer/jail_spec.h"
+
+#include <cstdint>
+
+namespace mayfly::jailer {
+
+/// Descriptors of one monitor. 21 devices with two queues of two eventfds each, 32 vCPUs and what a
+/// Configure message carries (64) are below 300.
+inline constexpr uint64_t kMaxOpenFiles = 1024;
+
+/// Threads of one monitor, where its uid is its own: 32 vCPUs, the loop, io_uring's workers.
+inline constexpr uint64_t kMaxThreads = 256;
+
+/// No core files (they would hold a guest's memory) in every mode; otherwise also the descriptors,
+/// and with kRoot the threads. In the other modes the uid's threads are counted over all of the
+/// user's processes, so the limit would hit bystanders.
+Result<> limit_resources(JailMode mode);
+
+}  // namespace mayfly::jailer
