@@ -22,8 +22,8 @@ namespace mayfly::jailer {
 /// that a launch copies no host mounts and sets up no network stack. jailer/empty_namespaces.h
 /// makes them.
 struct SharedNamespaces {
-  FdRef mount;    // its root is an empty read-only directory; invalid: the jailer makes one
-  FdRef network;  // no interface is up; invalid: the jailer makes one
+  FdRef mount = {};    // its root is an empty read-only directory; invalid: the jailer makes one
+  FdRef network = {};  // no interface is up; invalid: the jailer makes one
 };
 
 struct JailPlan {
@@ -32,20 +32,21 @@ struct JailPlan {
   uid_t uid = 0;
   gid_t gid = 0;
   // A cgroup v2 directory the child is born into; invalid: ours. In every mode.
-  FdRef cgroup;
+  FdRef cgroup = {};
   // cgroup v1: the `cgroup.procs` files the jailer writes itself into, open for writing. At most
   // kMaxCgroupProcs. In every mode.
-  std::vector<FdRef> cgroup_procs;
-  SharedNamespaces namespaces;
+  std::vector<FdRef> cgroup_procs = {};
+  SharedNamespaces namespaces = {};
 };
 
 struct LaunchPlan {
-  FdRef jailer;   // mayfly-jailer, open for reading
-  FdRef program;  // what it becomes, open for reading; static, for there is no file in the jail
-  std::vector<std::string> arguments;  // argv, argv[0] included
-  FdRef standard_error;                // invalid: inherited
-  std::vector<FdRef> inherited;        // become 3, 4, ...; at most kMaxKept, no directory
-  JailPlan jail;
+  // mayfly-jailer, and what it becomes, both open for reading. Static: a jail has no libraries.
+  FdRef jailer = {};
+  FdRef program = {};
+  std::vector<std::string> arguments = {};  // argv, argv[0] included
+  FdRef standard_error = {};                // invalid: inherited
+  std::vector<FdRef> inherited = {};        // become 3, 4, ...; at most kMaxKept, no directory
+  JailPlan jail = {};
 };
 
 struct Launched {
