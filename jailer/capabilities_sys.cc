@@ -60,9 +60,7 @@ Result<> drop_capabilities() {
   if (::prctl(PR_SET_SECUREBITS, kLocked, 0, 0, 0) != 0) {
     return fail_errno({Code::kPermissionDenied, "SECUREBITS"}, errno, "lock the securebits");
   }
-  if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) {
-    return fail_errno({Code::kInternal, "CAPABILITIES"}, errno, "clear the ambient set");
-  }
+  // The ambient set goes with the inheritable one: the kernel keeps it below.
   return set({});
 }
 

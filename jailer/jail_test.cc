@@ -12,6 +12,8 @@
 #include <string>
 
 #include <grp.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -178,6 +180,43 @@ TEST_CASE("with shared namespaces a jail has a copy of the empty mounts and the 
     CAPTURE(kind);
     CHECK_NE(first->name_space(kind), second->name_space(kind));
   }
+}
+
+TEST_CASE("jails that share a network cannot speak with each other") {
+  if (!is_root()) return skipped(kNeedsRoot);
+  const Programs programs = Programs::open();
+  const auto shared = make_empty_namespaces();
+  REQUIRE(shared.has_value());
+  JailPlan plan = root_plan();
+  plan.namespaces = shared->shared();
+  auto first = Jailed::start(programs, plan);
+  auto second = Jailed::start(programs, plan);
+  plan.namespaces.network = FdRef();
+  auto apart = Jailed::start(programs, plan);
+  REQUIRE(first.has_value());
+  REQUIRE(second.has_value());
+  REQUIRE(apart.has_value());
+  CHECK_EQ(first->said("abstract_socket"), "listens:ok");
+  CHECK_EQ(apart->said("abstract_socket"), "listens:ok");
+  if (landlock_version() < 6) {
+    return skipped("abstract sockets in a shared network need Landlock 6 (Linux 6.12), or seccomp");
+  }
+  CHECK_EQ(second->said("abstract_socket"), "connects:EPERM");
+}
+
+TEST_CASE("making the empty namespaces changes nothing of a host whose mounts are shared") {
+  if (!is_root()) return skipped(kNeedsRoot);
+  CHECK_EQ(in_child([]() -> std::string {
+             if (::unshare(CLONE_NEWNS) != 0 ||
+                 ::mount(nullptr, "/", nullptr, MS_REC | MS_SHARED, nullptr) != 0) {
+               return "no shared mounts for the test";
+             }
+             const std::string mounts = read_file("/proc/self/mountinfo");
+             const auto made = make_empty_namespaces();
+             if (!made) return made.error().describe();
+             return read_file("/proc/self/mountinfo") == mounts ? "same" : "changed";
+           }),
+           "same");
 }
 
 TEST_CASE("an ordinary user's jail is as empty, with the user's own id") {

@@ -18,6 +18,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -111,6 +112,54 @@ TEST_CASE("descriptors are placed whatever their numbers were") {
     return text.substr(0, text.find('\n')) + " " + std::to_string(end.si_status);
   });
   CHECK_EQ(failure, "descriptors=0 1 2 3 4 7");
+}
+
+TEST_CASE("nothing of ours is inherited that was not listed") {
+  const Programs programs = Programs::open();
+  // As a careless library would leave it: without close-on-exec.
+  const Fd leaked(::fcntl(programs.probe.number(), F_DUPFD, 200));
+  REQUIRE(leaked.valid());
+  ::setenv("LEAKED", "secret", 1);
+  sigset_t blocked;
+  sigset_t before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  REQUIRE_EQ(::sigprocmask(SIG_BLOCK, &blocked, &before), 0);
+  struct sigaction ignore = {};
+  struct sigaction pipe_before = {};
+  ignore.sa_handler = SIG_IGN;
+  REQUIRE_EQ(::sigaction(SIGPIPE, &ignore, &pipe_before), 0);
+  auto jailed = Jailed::start(programs, best_plan());
+  REQUIRE(jailed.has_value());
+  CHECK_EQ(jailed->said("descriptors"), "0 1 2 3 4");
+  CHECK_EQ(jailed->said("environment"), "empty");
+  CHECK_EQ(jailed->said("signals"), "");
+  // Ours are as they were.
+  sigset_t now;
+  ::sigprocmask(SIG_SETMASK, &before, &now);
+  CHECK_EQ(::sigismember(&now, SIGTERM), 1);
+  CHECK_EQ(::sigismember(&now, SIGUSR1), 0);
+  ::sigaction(SIGPIPE, &pipe_before, nullptr);
+}
+
+TEST_CASE("the jailer refuses to work outside of a PID namespace of its own") {
+  auto [error_read, error_write] = *Fd::pipe();
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_adddup2(&actions, error_write.number(), 2);
+  ::posix_spawn_file_actions_addopen(&actions, 3, "jailer/testing/jail_probe", O_RDONLY, 0);
+  const char* arguments[] = {"mayfly-jailer", "--mode=user", "--exec-fd=3", "--", "x", nullptr};
+  pid_t pid = 0;
+  REQUIRE_EQ(::posix_spawn(&pid, "jailer/mayfly-jailer", &actions, nullptr,
+                           const_cast<char**>(arguments), environ),
+             0);
+  ::posix_spawn_file_actions_destroy(&actions);
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  CHECK_EQ(WEXITSTATUS(status), 1);
+  std::string text(512, '\0');
+  CHECK_GT(::read(error_read.number(), text.data(), text.size()), 0);
+  CHECK(text.contains(" PID_NAMESPACE: "));
 }
 
 TEST_CASE("a program is born into its cgroup v2") {

@@ -12,6 +12,17 @@ import collections
 import json
 import pathlib
 import sys
+import urllib.parse
+
+
+def skipped_cases(result):
+    """The cases of a passed test that say in its log why they cannot run here: `SKIPPED: case: why`."""
+    for output in result.get("testActionOutput", []):
+        if output["name"] == "test.log":
+            log = pathlib.Path(urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path))
+            for line in log.read_text(errors="replace").splitlines():
+                if line.startswith("SKIPPED: "):
+                    yield line.removeprefix("SKIPPED: ").split(": ", 1)
 
 
 def bazel_rows(path):
@@ -22,6 +33,9 @@ def bazel_rows(path):
             status = event["testSummary"]["overallStatus"]
             outcome = "passed" if status in ("PASSED", "FLAKY") else "failed"
             yield identity["testSummary"]["label"], outcome, status
+        elif "testResult" in event:
+            for case, why in skipped_cases(event["testResult"]):
+                yield f"{identity['testResult']['label']}: {case}", "skipped", why
         elif "aborted" in event and ("targetCompleted" in identity or "testResult" in identity):
             name = identity.get("targetCompleted", identity.get("testResult"))["label"]
             yield name, "failed", "not built"

@@ -4,6 +4,7 @@
 // system calls alone, for there is no /proc in there. Then it stays until descriptor 4 ends.
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -90,6 +91,18 @@ std::string bind_tcp() {
   return text;
 }
 
+// The first jail of a network namespace listens under an abstract name, others connect to it.
+std::string abstract_socket() {
+  static constexpr char kName[] = "\0mayfly_jail_test";
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = {}};
+  std::memcpy(address.sun_path, kName, sizeof(kName));
+  const auto* where = reinterpret_cast<const sockaddr*>(&address);
+  const socklen_t size = offsetof(sockaddr_un, sun_path) + sizeof(kName);
+  if (::bind(fd, where, size) == 0) return "listens:" + outcome(::listen(fd, 1));
+  return "connects:" + outcome(::connect(fd, where, size));
+}
+
 }  // namespace
 
 int main(int argc, char** argv, char** environment) {
@@ -112,6 +125,7 @@ int main(int argc, char** argv, char** environment) {
   say("make_directory", outcome(::mkdir("/made", 0755)));
   say("loopback", loopback());
   say("bind_tcp", bind_tcp());
+  say("abstract_socket", abstract_socket());
   say("securebits", std::to_string(::prctl(PR_GET_SECUREBITS)));
   say("become_root", outcome(::setresuid(0, 0, 0)));
   say("end", "");
