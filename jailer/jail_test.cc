@@ -152,10 +152,22 @@ TEST_CASE("in root mode nothing of the host is left") {
   auto jailed = Jailed::start(Programs::open(), root_plan());
   REQUIRE(jailed.has_value());
   CHECK_EQ(check_jail(*jailed, kUid, kGid).text, "");
-  CHECK_EQ(jailed->status("Groups"), "");
   CHECK_EQ(limit_of(*jailed, "Max processes"), "256 256");
   CHECK_EQ(jailed->end(), 7);
   CHECK_EQ(jailed->error(), "");
+}
+
+TEST_CASE("in root mode no group of ours is left") {
+  if (!is_root()) return skipped(kNeedsRoot);
+  const Programs programs = Programs::open();
+  CHECK_EQ(in_child([&]() -> std::string {
+             const gid_t groups[] = {0, 4711};
+             if (::setgroups(2, groups) != 0) return "no groups for the test";
+             auto jailed = Jailed::start(programs, root_plan());
+             if (!jailed) return jailed.error().describe();
+             return jailed->status("Groups") + "|" + std::to_string(jailed->end());
+           }),
+           "|7");
 }
 
 TEST_CASE("with shared namespaces a jail has a copy of the empty mounts and the shared network") {

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -126,9 +127,12 @@ TEST_CASE("nothing of ours is inherited that was not listed") {
   sigaddset(&blocked, SIGTERM);
   REQUIRE_EQ(::sigprocmask(SIG_BLOCK, &blocked, &before), 0);
   struct sigaction ignore = {};
-  struct sigaction pipe_before = {};
   ignore.sa_handler = SIG_IGN;
-  REQUIRE_EQ(::sigaction(SIGPIPE, &ignore, &pipe_before), 0);
+  constexpr int kIgnored[] = {SIGHUP, SIGPIPE, 64};
+  struct sigaction actions_before[std::size(kIgnored)] = {};
+  for (size_t i = 0; i < std::size(kIgnored); ++i) {
+    REQUIRE_EQ(::sigaction(kIgnored[i], &ignore, &actions_before[i]), 0);
+  }
   auto jailed = Jailed::start(programs, best_plan());
   REQUIRE(jailed.has_value());
   CHECK_EQ(jailed->said("descriptors"), "0 1 2 3 4");
@@ -139,7 +143,11 @@ TEST_CASE("nothing of ours is inherited that was not listed") {
   ::sigprocmask(SIG_SETMASK, &before, &now);
   CHECK_EQ(::sigismember(&now, SIGTERM), 1);
   CHECK_EQ(::sigismember(&now, SIGUSR1), 0);
-  ::sigaction(SIGPIPE, &pipe_before, nullptr);
+  for (size_t i = 0; i < std::size(kIgnored); ++i) {
+    struct sigaction action = {};
+    ::sigaction(kIgnored[i], &actions_before[i], &action);
+    CHECK((action.sa_handler == SIG_IGN));
+  }
 }
 
 TEST_CASE("the jailer refuses to work outside of a PID namespace of its own") {

@@ -25,6 +25,16 @@ namespace {
 
 constexpr size_t kStackBytes = 16 * 1024;
 constexpr int kChildFailed = 127;
+constexpr int kSignals = 64;
+
+/// The kernel's struct sigaction on x86-64, which libc's is not.
+struct KernelSigaction {
+  uint64_t handler;
+  uint64_t flags;
+  uint64_t restorer;
+  uint64_t mask;
+};
+static_assert(sizeof(KernelSigaction) == 32);
 
 // What the jailer does with them: namespaces, mounts, host name; a mount namespace's root; the
 // bounding set.
@@ -43,8 +53,7 @@ struct Child {
 };
 
 // System calls are made directly: what libc wraps around some of them (cancellation, locks) belongs
-// to a thread, and the child is not the thread whose memory it runs in. The two libc functions
-// below, syscall() and sigaction(), are a plain call each.
+// to a thread, and the child is not the thread whose memory it runs in.
 IN_CHILD [[noreturn]] void give_up(Child& child, SpawnStep step) {
   child.failure = {step, errno};
   for (;;) ::syscall(SYS_exit_group, kChildFailed);
@@ -64,6 +73,19 @@ IN_CHILD void place_descriptors(Child& child) {
     const int source = child.sources[i];
     if (source >= 0 && ::syscall(SYS_dup3, source, i, 0) < 0) {
       give_up(child, SpawnStep::kDescriptors);
+    }
+  }
+}
+
+IN_CHILD void reset_signals(Child& child) {
+  // CLONE_CLEAR_SIGHAND has reset all that had handlers, but what is ignored stays so over an exec:
+  // SIGPIPE in the daemon, and whatever its own parent ignored (nohup, a shell's background job).
+  const KernelSigaction by_default = {};
+  for (int signal = 1; signal <= kSignals; ++signal) {
+    if (signal == SIGKILL || signal == SIGSTOP) continue;
+    // SAFETY: the kernel reads one KernelSigaction.
+    if (::syscall(SYS_rt_sigaction, signal, &by_default, nullptr, sizeof(by_default.mask)) != 0) {
+      give_up(child, SpawnStep::kSignals);
     }
   }
 }
@@ -89,11 +111,7 @@ IN_CHILD void run_child(void* argument) {
   // A session of its own also takes the terminal away, and with it TIOCSTI.
   if (::syscall(SYS_setsid) < 0) give_up(child, SpawnStep::kSession);
   place_descriptors(child);
-  // CLONE_CLEAR_SIGHAND has reset all that had handlers, but what is ignored stays so over an exec:
-  // SIGPIPE in the daemon. (Resetting all 64 would be 64 calls.)
-  struct sigaction by_default = {};
-  by_default.sa_handler = SIG_DFL;
-  if (::sigaction(SIGPIPE, &by_default, nullptr) != 0) give_up(child, SpawnStep::kSignals);
+  reset_signals(child);
   if (child.keep_capabilities) keep_capabilities(child);
   // No handler of the daemon's is left that could run here.
   const uint64_t no_signals = 0;
