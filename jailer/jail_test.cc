@@ -165,7 +165,8 @@ TEST_CASE("in root mode no group of ours is left") {
              if (::setgroups(2, groups) != 0) return "no groups for the test";
              auto jailed = Jailed::start(programs, root_plan());
              if (!jailed) return jailed.error().describe();
-             return jailed->status("Groups") + "|" + std::to_string(jailed->end());
+             const std::string groups_left = jailed->status("Groups");
+             return groups_left + "|" + std::to_string(jailed->end());
            }),
            "|7");
 }
@@ -240,7 +241,8 @@ TEST_CASE("an ordinary user's jail is as empty, with the user's own id") {
              auto jailed = Jailed::start(programs, {.mode = JailMode::kUser});
              if (!jailed) return jailed.error().describe();
              const std::string findings = check_jail(*jailed, kOrdinaryUser, kGid).text;
-             return findings + std::to_string(jailed->end()) + jailed->error();
+             const int status = jailed->end();
+             return findings + std::to_string(status) + jailed->error();
            }),
            "7");
 }
