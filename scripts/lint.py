@@ -17,7 +17,7 @@ RAW = re.compile(r"\breinterpret_cast\b|::ioctl\(|::mmap\(|::munmap\(|\bsyscall\
 INCLUDE_ONLY = {
     r'<(grpc|grpcpp)/': ("daemon/", "cli/", "tests/"),
     r'<liburing\.h>': ("base/event/",),
-    r'<seccomp\.h>': ("jailer/seccomp/",),
+    r'<seccomp\.h>': ("base/seccomp/make_syscall_names.cc", "vmm/seccomp/compile.cc"),
     r'<linux/kvm\.h>': ("vmm/kvm/", "daemon/kvm_probe_sys", "tests/"),
 }
 GENERATED = re.compile(r'#include "proto/.*\.pb\.h"')

@@ -367,7 +367,8 @@ class ExecResult:
 class Daemon:
     """A mayflyd with its socket and state in a workplace."""
 
-    def __init__(self, workplace, *flags, name="d"):
+    def __init__(self, workplace, *flags, name="d", under=()):
+        """`under`: a program and its arguments that become the daemon."""
         self.workplace = workplace
         self.socket = workplace.dir / f"{name}.sock"
         self.state = workplace.dir / f"{name}.state"
@@ -375,8 +376,8 @@ class Daemon:
         self.target = f"unix:{self.socket}"
         self.found_state = self.state.exists()
         with self.log.open("ab") as log:
-            self.process = workplace.popen([MAYFLYD, "--socket", self.target, "--state-dir", self.state, *flags],
-                                           stderr=log, stdout=log)
+            self.process = workplace.popen(
+                [*under, MAYFLYD, "--socket", self.target, "--state-dir", self.state, *flags], stderr=log, stdout=log)
         wait_until(self._is_up, f"mayflyd serves {self.socket}", 60)
         self.api = Api(self.target)
         self.pid = self.process.pid
@@ -485,8 +486,8 @@ class Case(unittest.TestCase):
         self.daemons = []
         self.addCleanup(self._close)
 
-    def start_daemon(self, *flags, name="d"):
-        daemon = Daemon(self.work, *flags, name=name)
+    def start_daemon(self, *flags, **options):
+        daemon = Daemon(self.work, *flags, **options)
         self.daemons.append(daemon)
         return daemon
 

@@ -7,25 +7,33 @@
 #include "base/log.h"
 #include "vmm/kvm/vcpu_sys.h"
 #include "vmm/monitor.h"
+#include "vmm/seccomp/confinement.h"
 
 #include <charconv>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
 #include <string_view>
 
+#include <malloc.h>
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 namespace {
 
 constexpr std::string_view kControlFlag = "--control-fd=";
+constexpr std::string_view kSeccompOffFlag = "--seccomp=off";
 constexpr int kUsageError = 2;
 
 constexpr const char* kUsage =
     "mayfly-vmm: the monitor of one virtual machine. mayflyd starts it; to run a VM, use\n"
     "  mayfly run -- COMMAND\n\n"
-    "usage: mayfly-vmm --control-fd=N   N: an inherited listening SOCK_SEQPACKET socket\n";
+    "usage: mayfly-vmm --control-fd=N [--seccomp=off]\n"
+    "  --control-fd=N   an inherited listening SOCK_SEQPACKET socket\n"
+    "  --seccomp=off    for debugging: the monitor may make any system call\n";
 
 // Below the 2 MiB of a huge page: where the host gives those to everyone, glibc's own stacks of 8
 // MiB would each begin with one.
@@ -40,9 +48,48 @@ void keep_thread_stacks_small() {
   ::pthread_attr_destroy(&attributes);
 }
 
+// One arena on brk() for all threads: they allocate rarely, an arena for each would cost memory,
+// and mapping arenas and large blocks would be three more kinds of calls for their filters to let
+// pass.
+void keep_malloc_to_one_heap() {
+  ::mallopt(M_ARENA_MAX, 1);
+  ::mallopt(M_MMAP_MAX, 0);
+}
+
+struct Flags {
+  int control = -1;
+  bool is_confined = true;
+};
+
 bool parse_descriptor(std::string_view text, int& descriptor) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), descriptor);
   return error == std::errc() && end == text.data() + text.size() && descriptor >= 0;
+}
+
+std::optional<Flags> parse_flags(std::span<const char* const> arguments) {
+  Flags flags;
+  for (const std::string_view argument : arguments) {
+    if (argument == kSeccompOffFlag) {
+      flags.is_confined = false;
+    } else if (!argument.starts_with(kControlFlag) ||
+               !parse_descriptor(argument.substr(kControlFlag.size()), flags.control)) {
+      return std::nullopt;
+    }
+  }
+  return flags.control >= 0 ? std::optional(flags) : std::nullopt;
+}
+
+// Makes the monitor, and from then on this thread is confined.
+mayfly::Result<std::unique_ptr<mayfly::vmm::Monitor>> make_monitor(const Flags& flags,
+                                                                   uint64_t main_ns) {
+  using namespace mayfly;
+  vmm::Confinement confinement = vmm::Confinement::off();
+  if (flags.is_confined) {
+    confinement = TRY(vmm::Confinement::create());
+  } else {
+    log(LogLevel::kWarning, "--seccomp=off: this monitor is NOT CONFINED, it may make any call");
+  }
+  return vmm::Monitor::create(Fd(flags.control), confinement, main_ns);
 }
 
 }  // namespace
@@ -51,21 +98,24 @@ int main(int argc, char** argv) {
   using namespace mayfly;
   const uint64_t main_ns = monotonic_ns();
   log_init("mayfly-vmm", LogLevel::kInfo);
-  int control = -1;
-  const std::string_view flag = argc == 2 ? argv[1] : "";
-  if (!flag.starts_with(kControlFlag) ||
-      !parse_descriptor(flag.substr(kControlFlag.size()), control)) {
+  const auto arguments = std::span<const char* const>(argv, static_cast<size_t>(argc));
+  const std::optional<Flags> flags = parse_flags(arguments.subspan(1));
+  if (!flags) {
     std::fputs(kUsage, stderr);
     return kUsageError;
   }
+  // Nobody with the monitor's own user id may trace it or read its memory. Exec resets this, so the
+  // jailer cannot do it.
+  ::prctl(PR_SET_DUMPABLE, 0);
   std::signal(SIGPIPE, SIG_IGN);
   kvm::install_kick_signal();
   keep_thread_stacks_small();
+  keep_malloc_to_one_heap();
 
-  auto monitor = vmm::Monitor::create(Fd(control), main_ns);
+  const auto monitor = make_monitor(*flags, main_ns);
   const Result<> result = monitor ? (*monitor)->run() : std::unexpected(monitor.error());
   if (!result) log(LogLevel::kError, "%s", result.error().describe().c_str());
-  // The threads and mappings end with the process; taking them down one by one would only be
-  // slower.
+  // The threads and mappings end with the process: taking them down one by one would be slower, and
+  // need more calls than the filters let pass.
   ::_exit(result ? 0 : 1);
 }

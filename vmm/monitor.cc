@@ -31,11 +31,14 @@ Result<Answer> nothing(Result<> result) {
 
 }  // namespace
 
-Result<std::unique_ptr<Monitor>> Monitor::create(Fd control, uint64_t main_ns) {
-  std::unique_ptr<Monitor> monitor(new Monitor(main_ns));
+Result<std::unique_ptr<Monitor>> Monitor::create(Fd control, Confinement confinement,
+                                                 uint64_t main_ns) {
+  std::unique_ptr<Monitor> monitor(new Monitor(confinement, main_ns));
   // Made before there is work, so that its cost is not part of a start.
   monitor->loop_ = TRY(Loop::create(kLoopLimits));
   monitor->server_ = TRY(Server::create(*monitor->loop_, std::move(control)));
+  // Before the first byte from the control socket is read.
+  TRY(confinement.enter(ThreadKind::kStart));
   return monitor;
 }
 
@@ -97,11 +100,19 @@ Result<Answer> Monitor::configure(MachineConfig config) {
   phases.main_ns = main_ns_;
   phases.received_ns = monotonic_ns();
   exit_report_ = std::move(config.exit_report);
+  confinement_.report_to(exit_report_.ref());
   end_on_disconnect_ = config.end_on_disconnect;
   const StartMode start = config.start;
-  machine_ = TRY(Machine::create(*loop_, std::move(config), phases));
+  machine_ = TRY(Machine::create(*loop_, std::move(config), phases, confinement_));
+  TRY(confine_loop());
   if (start == StartMode::kRunning) TRY(machine_->start());
   return Answer(machine_->phases());
+}
+
+Result<> Monitor::confine_loop() {
+  Result<> confined = confinement_.enter(ThreadKind::kLoop);
+  if (!confined) machine_->end(ExitReason::kMonitorError, confined.error().message());
+  return confined;
 }
 
 Result<> Monitor::report() {

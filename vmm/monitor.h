@@ -10,6 +10,7 @@
 #include "vmm/control/request.h"
 #include "vmm/control/server.h"
 #include "vmm/machine/machine.h"
+#include "vmm/seccomp/confinement.h"
 
 #include <memory>
 
@@ -17,22 +18,26 @@ namespace mayfly::vmm {
 
 class Monitor {
  public:
-  /// `control` is a listening SOCK_SEQPACKET socket.
-  static Result<std::unique_ptr<Monitor>> create(Fd control, uint64_t main_ns);
+  /// `control` is a listening SOCK_SEQPACKET socket. From here on the thread is confined.
+  static Result<std::unique_ptr<Monitor>> create(Fd control, Confinement confinement,
+                                                 uint64_t main_ns);
 
   /// Until the machine has ended and its report is written. An Error: there was no machine, or no
   /// report could be written.
   Result<> run();
 
  private:
-  explicit Monitor(uint64_t main_ns) : main_ns_(main_ns) {}
+  Monitor(Confinement confinement, uint64_t main_ns)
+      : confinement_(confinement), main_ns_(main_ns) {}
 
   Result<> serve_requests();
   Result<Answer> answer(Request& request);
   Result<Answer> configure(MachineConfig config);
+  Result<> confine_loop();
   Result<Machine*> machine();
   Result<> report();
 
+  const Confinement confinement_;
   uint64_t main_ns_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Server> server_;

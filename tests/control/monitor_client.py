@@ -10,14 +10,15 @@ from harness import PATIENCE, PROBE, VMM, control_pb
 class Monitor:
     """One monitor, and a connection to its control socket: protobuf over SOCK_SEQPACKET."""
 
-    def __init__(self, workplace, name="m"):
+    def __init__(self, workplace, *flags, name="m", under=()):
+        """`under`: a program and its arguments that run the monitor."""
         path = workplace.dir / f"{name}.sock"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(str(path))
             listener.listen(1)
             self.errors = workplace.dir / f"{name}.err"
             with self.errors.open("wb") as errors:
-                self.process = workplace.popen([VMM, f"--control-fd={listener.fileno()}"],
+                self.process = workplace.popen([*under, VMM, f"--control-fd={listener.fileno()}", *flags],
                                                pass_fds=[listener.fileno()], stderr=errors)
         self.path = path
         self.connection = self.connect()

@@ -16,6 +16,8 @@ enum class ExitReason : uint8_t {
   kHostStop = 5,
   kKvmError = 6,
   kMonitorError = 7,
+  // Written by vmm/seccomp/denial.h alone.
+  kSyscallDenied = 8,
 };
 
 class EndListener {

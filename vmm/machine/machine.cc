@@ -20,18 +20,20 @@ constexpr uint64_t kLastWordsNs = 1'000'000'000;
 
 }  // namespace
 
-Machine::Machine(Loop& loop, MachineConfig config, Phases phases)
+Machine::Machine(Loop& loop, MachineConfig config, Phases phases, vmm::Confinement confinement)
     : loop_(loop),
       config_(std::move(config)),
       phases_(phases),
+      confinement_(confinement),
       ioapic_(*this, boot::kFirstVirtioGsi + virtio_device_count(config_)),
       exits_(config_.vcpu_count) {}
 
 // vCPU threads call into the devices and buses: they go first.
 Machine::~Machine() { vcpus_.reset(); }
 
-Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, MachineConfig config, Phases phases) {
-  std::unique_ptr<Machine> machine(new Machine(loop, std::move(config), phases));
+Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, MachineConfig config, Phases phases,
+                                                 vmm::Confinement confinement) {
+  std::unique_ptr<Machine> machine(new Machine(loop, std::move(config), phases, confinement));
   TRY(machine->build());
   return machine;
 }
@@ -200,6 +202,12 @@ void Machine::signal_msi(uint64_t address, uint32_t data) { vm_->signal_msi(addr
 void Machine::append(std::span<const std::byte> bytes) {
   const std::lock_guard held(loop_.lock());
   console_ring_->append(bytes);
+}
+
+bool Machine::on_thread_start() {
+  const Result<> confined = confinement_.enter(vmm::ThreadKind::kVcpu);
+  if (!confined) end(ExitReason::kMonitorError, confined.error().message());
+  return confined.has_value();
 }
 
 bool Machine::on_exit(uint32_t index, const kvm::Exit& exit) {

@@ -23,6 +23,7 @@
 #include "vmm/machine/ioapic.h"
 #include "vmm/machine/power_ports.h"
 #include "vmm/machine/vcpu_group.h"
+#include "vmm/seccomp/confinement.h"
 
 #include <atomic>
 #include <cstdint>
@@ -49,7 +50,9 @@ class Machine final : public EndListener,
 
   /// Builds it from a validated config; nothing runs yet. `loop` outlives the machine. `phases` has
   /// the times so far.
-  static Result<std::unique_ptr<Machine>> create(Loop& loop, MachineConfig config, Phases phases);
+  /// Each vCPU's thread enters its policy in `confinement`.
+  static Result<std::unique_ptr<Machine>> create(Loop& loop, MachineConfig config, Phases phases,
+                                                 vmm::Confinement confinement);
   ~Machine();
 
   Result<> start();
@@ -77,7 +80,7 @@ class Machine final : public EndListener,
     std::atomic<uint64_t> other = 0;
   };
 
-  Machine(Loop& loop, MachineConfig config, Phases phases);
+  Machine(Loop& loop, MachineConfig config, Phases phases, vmm::Confinement confinement);
   Result<> build();
   Result<> build_vm();
   Result<> build_vcpus(const kvm::Kvm& kvm);
@@ -85,6 +88,7 @@ class Machine final : public EndListener,
   Result<> park_vcpus();
   Result<> drain_devices();
 
+  bool on_thread_start() override;
   bool on_exit(uint32_t index, const kvm::Exit& exit) override;
   void on_parked() override;
   void signal_msi(uint64_t address, uint32_t data) override;
@@ -95,6 +99,7 @@ class Machine final : public EndListener,
   Loop& loop_;
   MachineConfig config_;
   Phases phases_;
+  const vmm::Confinement confinement_;
   State state_ = State::kBuilt;
   std::atomic<bool> ending_ = false;
   std::mutex end_lock_;

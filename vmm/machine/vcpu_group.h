@@ -22,6 +22,9 @@ namespace mayfly {
 
 class ExitHandler {
  public:
+  /// On each vCPU's thread, as the last thing before it waits for the first time. False: it may not
+  /// run guest code; the machine has ended, no vCPU runs.
+  virtual bool on_thread_start() = 0;
   /// On vCPU `index`'s thread, several at once. False: the machine has ended, no vCPU runs again.
   virtual bool on_exit(uint32_t index, const kvm::Exit& exit) = 0;
   /// On a vCPU's thread when it has stopped running guest code.
@@ -55,6 +58,7 @@ class VcpuGroup {
   void thread_main(uint32_t index);
   bool wait_at_gate(kvm::Vcpu& vcpu);
   void run_guest(kvm::Vcpu& vcpu);
+  void close_gate();
   bool may_run() const;
   void want(Wanted wanted);
 

@@ -72,17 +72,19 @@ void VcpuGroup::run_guest(kvm::Vcpu& vcpu) {
       if (wanted_.load(std::memory_order_acquire) != Wanted::kRunning) return;
       continue;
     }
-    if (!handler_.on_exit(vcpu.index(), exit)) {
-      const std::lock_guard held(gate_);
-      ended_ = true;
-      return;
-    }
+    if (!handler_.on_exit(vcpu.index(), exit)) return close_gate();
   }
+}
+
+void VcpuGroup::close_gate() {
+  const std::lock_guard held(gate_);
+  ended_ = true;
 }
 
 void VcpuGroup::thread_main(uint32_t index) {
   // By the thread itself: naming another thread opens a file in /proc.
   ::prctl(PR_SET_NAME, format("vcpu%u", index).c_str());
+  if (!handler_.on_thread_start()) close_gate();
   while (wait_at_gate(vcpus_[index])) run_guest(vcpus_[index]);
 }
 
