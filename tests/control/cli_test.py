@@ -65,7 +65,8 @@ class AloneTest(harness.Case):
     def test_errors_are_json_where_json_was_asked_for(self):
         missing = f"unix:{self.dir}/none.sock"
         for arguments, reason in (([*("--socket", missing), "ls"], "NO_DAEMON"), (["nonsense"], "USAGE"),
-                                  ([], "USAGE"), (["run", "--kernel", "/none", "--", "true"], "FILE_NOT_FOUND")):
+                                  ([], "USAGE"), (["run", "--allow-slow-kvm", "--kernel", "/none", "--", "true"],
+                                   "FILE_NOT_FOUND")):
             with self.subTest(arguments):
                 end = self.mayfly("--json", *arguments)
                 self.assertEqual(end.code, 125, end)
