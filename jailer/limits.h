@@ -10,9 +10,9 @@
 
 namespace mayfly::jailer {
 
-/// Descriptors of one monitor. 21 devices with two queues of two eventfds each, 32 vCPUs and what a
-/// Configure message carries (64) are below 300.
-inline constexpr uint64_t kMaxOpenFiles = 1024;
+/// Descriptors of one monitor, of which its io_uring registers a table: two for each of 1024 vsock
+/// connections, and below 300 for devices, vCPUs and what a Configure message carries.
+inline constexpr uint64_t kMaxOpenFiles = 4096;
 
 /// Threads of one monitor, where its uid is its own: 32 vCPUs, the loop, io_uring's workers.
 inline constexpr uint64_t kMaxThreads = 256;
