@@ -106,12 +106,33 @@ TEST_CASE("an exit report is only believed where it can be true") {
   report.set_reason(control::EXIT_REASON_TRIPLE_FAULT);
   CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason ==
         ExitReason::kTripleFault);
-  report.set_reason(static_cast<control::ExitReason>(8));  // MONITOR_KILLED is the daemon's to say.
-  CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason ==
-        ExitReason::kUnspecified);
+  for (const int unknown : {9, 255, -1}) {  // MONITOR_KILLED is the daemon's to say.
+    report.set_reason(static_cast<control::ExitReason>(unknown));
+    CHECK(parse_exit_report(bytes_of(report.SerializeAsString()))->reason ==
+          ExitReason::kUnspecified);
+  }
   CHECK_FALSE(parse_exit_report({}));
   CHECK_FALSE(parse_exit_report(bytes_of("\xff\xff")));
   CHECK_FALSE(parse_exit_report(bytes_of(std::string(kMaxExitReportBytes + 1, '\0'))));
+}
+
+TEST_CASE("a denied system call is taken as far as it can be true") {
+  control::ExitReport report;
+  report.set_reason(control::EXIT_REASON_SYSCALL_DENIED);
+  auto parsed = parse_exit_report(bytes_of(report.SerializeAsString()));
+  REQUIRE(parsed);
+  CHECK(parsed->reason == ExitReason::kSyscallDenied);
+  CHECK_FALSE(parsed->denied_syscall);
+  report.mutable_denied_syscall()->set_thread("a\n\x1b[2J" + std::string(1000, 'x'));
+  report.mutable_denied_syscall()->set_number(UINT32_MAX);
+  parsed = parse_exit_report(bytes_of(report.SerializeAsString()));
+  REQUIRE(parsed->denied_syscall);
+  CHECK(parsed->denied_syscall->number == UINT32_MAX);
+  CHECK(parsed->denied_syscall->thread.size() == kMaxThreadNameBytes);
+  CHECK(parsed->denied_syscall->thread.starts_with("a??[2Jxx"));
+  // Of another kind of end it is not believed.
+  report.set_reason(control::EXIT_REASON_GUEST_POWEROFF);
+  CHECK_FALSE(parse_exit_report(bytes_of(report.SerializeAsString()))->denied_syscall);
 }
 
 TEST_CASE("a configure request names its descriptors by their places") {

@@ -4,6 +4,8 @@
 #include "daemon/text.h"
 #include "proto/control.pb.h"
 
+#include <algorithm>
+
 namespace mayfly::daemon {
 
 namespace {
@@ -38,6 +40,13 @@ MonitorStats from_proto(const control::Stats& in) {
       .vsock_tx_bytes = in.vsock_tx_bytes(),
       .console_bytes = in.console_bytes(),
   };
+}
+
+/// The monitor's name for one of its threads, as one printable word.
+std::string word(std::string_view text) {
+  std::string out = printable(text, kMaxThreadNameBytes);
+  std::replace_if(out.begin(), out.end(), [](char c) { return c <= ' '; }, '?');
+  return out;
 }
 
 }  // namespace
@@ -146,6 +155,8 @@ const char* exit_reason_text(ExitReason reason) {
       return "the monitor failed";
     case ExitReason::kMonitorKilled:
       return "the monitor was killed";
+    case ExitReason::kSyscallDenied:
+      return "the monitor made a system call that is denied to it";
   }
   return "unknown";
 }
@@ -162,6 +173,13 @@ Result<ExitReport> parse_exit_report(std::span<const std::byte> bytes) {
   const int reason = in.reason();
   const bool known = reason >= 1 && reason <= static_cast<int>(ExitReason::kMonitorError);
   report.reason = known ? static_cast<ExitReason>(reason) : ExitReason::kUnspecified;
+  if (reason == control::EXIT_REASON_SYSCALL_DENIED) {
+    report.reason = ExitReason::kSyscallDenied;
+    if (in.has_denied_syscall()) {
+      report.denied_syscall = DeniedSyscall{.thread = word(in.denied_syscall().thread()),
+                                            .number = in.denied_syscall().number()};
+    }
+  }
   report.detail = printable(in.detail(), kMaxTextBytes);
   report.stats = from_proto(in.stats());
   return report;

@@ -99,7 +99,8 @@ struct ControlReply {
 
 Result<ControlReply> parse_reply(std::span<const std::byte> packet);
 
-/// The numbers are mayfly.v1.ExitReason's, of which control.proto's are the first eight.
+/// The numbers are mayfly.v1.ExitReason's. control.proto's are the same up to kMonitorError; its
+/// next, a denied system call, is 9 here, since 8 is the daemon's own.
 enum class ExitReason : uint8_t {
   kUnspecified = 0,
   kGuestPoweroff = 1,
@@ -110,14 +111,25 @@ enum class ExitReason : uint8_t {
   kKvmError = 6,
   kMonitorError = 7,
   kMonitorKilled = 8,
+  kSyscallDenied = 9,
 };
 
 /// "guest-poweroff" and so on, for people.
 const char* exit_reason_text(ExitReason reason);
 
+inline constexpr size_t kMaxThreadNameBytes = 32;
+
+/// What a monitor's filter stopped it for.
+struct DeniedSyscall {
+  // The kind of thread, printable, at most kMaxThreadNameBytes.
+  std::string thread;
+  uint32_t number = 0;
+};
+
 struct ExitReport {
   ExitReason reason = ExitReason::kUnspecified;
   std::string detail;
+  std::optional<DeniedSyscall> denied_syscall;
   MonitorStats stats;
 };
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/convert.h"
 
+#include "base/seccomp/syscall_name.h"
+
 #include <google/protobuf/unknown_field_set.h>
 
 namespace mayfly::daemon {
@@ -13,13 +15,42 @@ void set_time(int64_t unix_us, google::protobuf::Timestamp* out) {
 }
 
 DiskSpec from_proto(const v1::Disk& in) {
-  return {.path = in.path(), .read_only = in.read_only(), .serial = in.serial()};
+  DiskSpec disk{
+      .path = in.path(), .read_only = in.read_only(), .serial = in.serial(), .limits = {}};
+  const v1::DiskLimits& limits = in.limits();
+  if (limits.has_read_bytes_per_s()) disk.limits.read_bytes_per_s = limits.read_bytes_per_s();
+  if (limits.has_write_bytes_per_s()) disk.limits.write_bytes_per_s = limits.write_bytes_per_s();
+  if (limits.has_read_ops_per_s()) disk.limits.read_ops_per_s = limits.read_ops_per_s();
+  if (limits.has_write_ops_per_s()) disk.limits.write_ops_per_s = limits.write_ops_per_s();
+  return disk;
+}
+
+ResourceLimits from_proto(const v1::ResourceLimits& in) {
+  ResourceLimits limits;
+  if (in.has_cpu_milli()) limits.cpu_milli = in.cpu_milli();
+  if (in.has_cpu_weight()) limits.cpu_weight = in.cpu_weight();
+  if (in.has_memory_mib()) limits.memory_mib = in.memory_mib();
+  if (in.has_pids_max()) limits.pids_max = in.pids_max();
+  return limits;
+}
+
+void to_proto(const ResourceLimits& in, v1::ResourceLimits* out) {
+  if (in.cpu_milli) out->set_cpu_milli(*in.cpu_milli);
+  if (in.cpu_weight) out->set_cpu_weight(*in.cpu_weight);
+  if (in.memory_mib) out->set_memory_mib(*in.memory_mib);
+  if (in.pids_max) out->set_pids_max(*in.pids_max);
 }
 
 void to_proto(const DiskSpec& in, v1::Disk* out) {
   out->set_path(in.path);
   out->set_read_only(in.read_only);
   out->set_serial(in.serial);
+  if (!in.limits.any()) return;
+  v1::DiskLimits* limits = out->mutable_limits();
+  if (in.limits.read_bytes_per_s) limits->set_read_bytes_per_s(*in.limits.read_bytes_per_s);
+  if (in.limits.write_bytes_per_s) limits->set_write_bytes_per_s(*in.limits.write_bytes_per_s);
+  if (in.limits.read_ops_per_s) limits->set_read_ops_per_s(*in.limits.read_ops_per_s);
+  if (in.limits.write_ops_per_s) limits->set_write_ops_per_s(*in.limits.write_ops_per_s);
 }
 
 VmSpec from_proto(const v1::VmSpec& in) {
@@ -36,6 +67,7 @@ VmSpec from_proto(const v1::VmSpec& in) {
   if (in.has_console_kib()) spec.console_kib = in.console_kib();
   spec.allow_slow_kvm = in.allow_slow_kvm();
   spec.debug_serial = in.debug_serial();
+  spec.limits = from_proto(in.limits());
   return spec;
 }
 
@@ -81,6 +113,19 @@ void to_proto(const MonitorStats& in, v1::MonitorStats* out) {
   out->set_console_bytes(in.console_bytes);
 }
 
+void to_proto(const DeniedSyscall& in, v1::DeniedSyscall* out) {
+  out->set_thread(in.thread);
+  out->set_number(in.number);
+  out->set_name(seccomp::syscall_name(in.number));
+}
+
+void to_proto(const JailView& in, v1::Jail* out) {
+  out->set_mode(daemon::to_proto(in.mode));
+  out->set_uid(in.uid);
+  out->set_gid(in.gid);
+  for (const std::string& path : in.cgroups) out->add_cgroups(path);
+}
+
 void to_proto(const VmExit& in, v1::VmExit* out) {
   out->set_reason(static_cast<v1::ExitReason>(in.reason));
   out->set_detail(in.detail);
@@ -88,6 +133,7 @@ void to_proto(const VmExit& in, v1::VmExit* out) {
   out->set_exit_status(in.exit_status);
   out->set_stderr_tail(in.stderr_tail);
   if (in.stats) to_proto(*in.stats, out->mutable_stats());
+  if (in.denied_syscall) to_proto(*in.denied_syscall, out->mutable_denied_syscall());
   set_time(in.unix_us, out->mutable_exit_time());
 }
 
@@ -118,6 +164,18 @@ Result<> refuse_unknown_in(const google::protobuf::Message& message, int depth) 
 }
 
 }  // namespace
+
+v1::JailMode to_proto(JailMode mode) {
+  switch (mode) {
+    case JailMode::kRoot:
+      return v1::JAIL_MODE_ROOT;
+    case JailMode::kUser:
+      return v1::JAIL_MODE_USER;
+    case JailMode::kOff:
+      return v1::JAIL_MODE_OFF;
+  }
+  return v1::JAIL_MODE_UNSPECIFIED;
+}
 
 Result<> refuse_unknown_fields(const google::protobuf::Message& message) {
   return refuse_unknown_in(message, 8);  // Deeper than any request of ours.
@@ -168,6 +226,10 @@ void to_proto(const VmView& in, v1::Vm* out) {
   out->set_cmdline(in.cmdline);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());
+  if (in.jail) {
+    to_proto(*in.jail, out->mutable_jail());
+    to_proto(in.jail->limits, out->mutable_spec()->mutable_limits());
+  }
 }
 
 void to_proto(const PhaseTimes& in, v1::PhaseTimes* out) {
@@ -199,6 +261,9 @@ void to_proto(const Event& in, const EventLog& log, v1::Event* out) {
     to_proto(*guest, out->mutable_guest_ready());
   } else if (const auto* exit = std::get_if<VmExit>(&in.what)) {
     to_proto(*exit, out->mutable_exited());
+  } else if (const auto* denied = std::get_if<SyscallDenied>(&in.what)) {
+    v1::Event::SyscallDenied* what = out->mutable_syscall_denied();
+    if (denied->told) to_proto(denied->syscall, what->mutable_denied());
   } else if (const auto* gap = std::get_if<EventGap>(&in.what)) {
     out->mutable_gap()->set_lost_events(gap->lost);
   } else {

@@ -31,6 +31,7 @@ Result<WaitGoal> from_proto(const v1::WaitVmRequest& in);
 ExecStart from_proto(const v1::ExecStart& in);
 WindowSize from_proto(const v1::WindowSize& in);
 
+v1::JailMode to_proto(JailMode mode);
 void to_proto(const VmView& in, v1::Vm* out);
 void to_proto(const PhaseTimes& in, v1::PhaseTimes* out);
 void to_proto(const ConsoleChunk& in, v1::ConsoleChunk* out);

@@ -5,6 +5,18 @@
 
 namespace mayfly::daemon {
 
+namespace {
+
+Event gap(uint64_t sequence, uint64_t lost) {
+  Event event;
+  event.sequence = sequence;
+  event.unix_us = unix_now_us();
+  event.what = EventGap{.lost = lost};
+  return event;
+}
+
+}  // namespace
+
 void EventLog::append(Event event) {
   {
     std::lock_guard lock(mutex_);
@@ -59,11 +71,7 @@ Result<Event> EventLog::next(EventCursor& cursor, const Call& call) const {
   std::unique_lock lock(mutex_);
   if (cursor.epoch_changed) {
     cursor.epoch_changed = false;
-    return Event{.sequence = cursor.next_sequence - 1,
-                 .unix_us = unix_now_us(),
-                 .vm_id = {},
-                 .incarnation = {},
-                 .what = EventGap{.lost = 0}};
+    return gap(cursor.next_sequence - 1, 0);
   }
   TRY(call.wait(lock, appended_, "waiting for an event",
                 [&] { return closed_ || cursor.next_sequence < next_sequence_; }));
@@ -74,11 +82,7 @@ Result<Event> EventLog::next(EventCursor& cursor, const Call& call) const {
   if (cursor.next_sequence < oldest) {
     const uint64_t lost = oldest - cursor.next_sequence;
     cursor.next_sequence = oldest;
-    return Event{.sequence = oldest - 1,
-                 .unix_us = unix_now_us(),
-                 .vm_id = {},
-                 .incarnation = {},
-                 .what = EventGap{.lost = lost}};
+    return gap(oldest - 1, lost);
   }
   return events_[static_cast<size_t>(cursor.next_sequence++ - oldest)];
 }

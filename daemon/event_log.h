@@ -25,6 +25,12 @@ struct StateChanged {
   VmState to = VmState::kCreating;
 };
 struct VmDeleted {};
+/// A monitor's filter stopped it; the exit follows.
+struct SyscallDenied {
+  // Whether the monitor could say which.
+  bool told = false;
+  DeniedSyscall syscall;
+};
 /// Events that cannot be given any more; 0: unknown how many, since the daemon was started anew.
 struct EventGap {
   uint64_t lost = 0;
@@ -35,7 +41,7 @@ struct Event {
   int64_t unix_us = 0;
   std::string vm_id;
   std::string incarnation;
-  std::variant<StateChanged, GuestInfo, VmExit, VmDeleted, EventGap> what;
+  std::variant<StateChanged, GuestInfo, VmExit, VmDeleted, SyscallDenied, EventGap> what;
 };
 
 /// A reader's place. Owned and used by one thread.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/host_check.h"
 
+#include "daemon/host_jail_check.h"
 #include "daemon/host_probe_sys.h"
 #include "daemon/text.h"
 
@@ -109,21 +110,6 @@ HostCheck check_shmem_thp() {
   return check;
 }
 
-HostCheck check_cgroup() {
-  HostCheck check{.name = "cgroup-v2", .status = CheckStatus::kOk, .detail = {}, .remedy = {}};
-  for (const char* root : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
-    const std::string controllers = first_line((std::string(root) + "/cgroup.controllers").c_str());
-    if (!controllers.empty()) {
-      check.detail = format("%s: %s", root, controllers.c_str());
-      return check;
-    }
-  }
-  check.status = CheckStatus::kWarning;
-  check.detail = "no version 2 tree with controllers; resource limits per VM will need one";
-  check.remedy = "boot with systemd.unified_cgroup_hierarchy=1";
-  return check;
-}
-
 HostCheck check_io_uring() {
   HostCheck check{
       .name = "io-uring", .status = CheckStatus::kOk, .detail = "allowed", .remedy = {}};
@@ -194,7 +180,7 @@ HostCheck check_memory() {
       .remedy = good ? "" : "end what uses memory, or run smaller VMs"};
 }
 
-HostReport make_report(const KvmProbe& probe, const std::string& device) {
+HostReport make_report(const KvmProbe& probe, const std::string& device, const JailHost& jails) {
   HostReport report;
   report.checks = {
       check_kvm(probe, device),
@@ -202,12 +188,12 @@ HostReport make_report(const KvmProbe& probe, const std::string& device) {
       check_io_uring(),
       check_huge_pages(),
       check_shmem_thp(),
-      check_cgroup(),
       check_device("tun", "/dev/net/tun", "guests' networks will need it", "sudo modprobe tun"),
       check_userfaultfd(),
       check_open_files(),
       check_memory(),
   };
+  for (HostCheck& check : check_jail(jails)) report.checks.push_back(std::move(check));
   report.runs_linux_guests = probe.ns_per_instruction && !probe.emulates_guest_kernel() &&
                              report.checks[2].status == CheckStatus::kOk;
   return report;
@@ -215,7 +201,8 @@ HostReport make_report(const KvmProbe& probe, const std::string& device) {
 
 }  // namespace
 
-HostChecker::HostChecker(std::string kvm_device) : kvm_device_(std::move(kvm_device)) {
+HostChecker::HostChecker(std::string kvm_device, const JailHost& jails)
+    : kvm_device_(std::move(kvm_device)), jails_(jails) {
   prober_ = std::thread([this] {
     KvmProbe probe = probe_kvm(kvm_device_);
     {
@@ -239,7 +226,7 @@ Result<HostReport> HostChecker::report(bool refresh, const Call& call) {
   if (refresh && !probe.ns_per_instruction) probe = probe_kvm(kvm_device_);
   std::lock_guard lock(mutex_);
   probe_ = probe;
-  if (!report_ || refresh) report_ = make_report(probe, kvm_device_);
+  if (!report_ || refresh) report_ = make_report(probe, kvm_device_, jails_);
   return *report_;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "daemon/call.h"
+#include "daemon/jail.h"
 #include "daemon/kvm_probe_sys.h"
 #include "daemon/spec.h"
 
@@ -38,7 +39,7 @@ struct HostReport {
 class HostChecker {
  public:
   /// Begins the probe on a thread of its own.
-  explicit HostChecker(std::string kvm_device);
+  HostChecker(std::string kvm_device, const JailHost& jails);
   ~HostChecker();
 
   /// Any thread. The report is kept; `refresh` looks again, save for the KVM probe where that
@@ -53,6 +54,7 @@ class HostChecker {
   Result<KvmProbe> wait_probe(const Call& call);
 
   const std::string kvm_device_;
+  const JailHost& jails_;
   std::mutex mutex_;
   std::condition_variable probed_;
   // Guarded by mutex_.

@@ -7,8 +7,11 @@
 
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace mayfly::daemon {
@@ -25,6 +28,26 @@ int try_userfaultfd() {
   // SAFETY: takes flags only.
   const Fd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY)));
   return fd.valid() ? 0 : errno;
+}
+
+int try_seccomp() {
+  const uint32_t action = SECCOMP_RET_KILL_PROCESS;
+  // SAFETY: reads one action.
+  return ::syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0 ? 0 : errno;
+}
+
+int try_user_namespace() {
+  const pid_t child = ::fork();
+  if (child < 0) return errno;
+  if (child == 0) {
+    // Some security modules let one be made, and give no rights in it.
+    const bool works = ::unshare(CLONE_NEWUSER) == 0 && ::unshare(CLONE_NEWNS) == 0;
+    ::_exit(works ? 0 : errno);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : EPERM;
 }
 
 }  // namespace mayfly::daemon

@@ -3,6 +3,8 @@
 // mayflyd: reads its flags, serves until a signal or, with --private, until its client is gone.
 #include "base/fd.h"
 #include "base/log.h"
+#include "daemon/confine_sys.h"
+#include "daemon/jail.h"
 #include "daemon/server.h"
 #include "daemon/state_dir.h"
 #include "daemon/unix_socket_sys.h"
@@ -35,6 +37,9 @@ struct Flags {
   std::string state_dir;
   std::string vmm;
   std::string jailer;
+  std::string jail = "auto";
+  std::string uid_range;
+  std::string cgroup_parent;
   std::string agent_initrd;
   std::string kvm_device = "/dev/kvm";
   int private_fd = -1;
@@ -134,12 +139,23 @@ std::chrono::milliseconds wait_for_end(FdRef signals, int private_fd) {
 
 Result<> serve(Flags& flags, FdRef signals) {
   TRY(fill_defaults(flags));
+  // Locked before anything of this state directory's VMs is swept.
+  auto state_dir = TRY(StateDir::open(flags.state_dir));
+  auto jails = TRY(JailHost::open({.mode = flags.jail,
+                                   .uid_range = flags.uid_range,
+                                   .cgroup_parent = flags.cgroup_parent,
+                                   .jailer_path = flags.jailer,
+                                   .vmm_path = flags.vmm,
+                                   .state_dir = flags.state_dir}));
+  for (const std::string& warning : jails->warnings())
+    log(LogLevel::kWarning, "%s", warning.c_str());
+  log(LogLevel::kInfo, "jail: %s%s%s", jail_mode_name(jails->mode()),
+      jails->reason().empty() ? "" : ", since ", jails->reason().c_str());
+  TRY(confine_ourselves(*jails));
   const auto server = TRY(Server::create({.socket_path = flags.socket,
-                                          .state_dir = flags.state_dir,
-                                          .vmm_path = flags.vmm,
-                                          .jailer_path = flags.jailer,
                                           .agent_initrd = flags.agent_initrd,
-                                          .kvm_device = flags.kvm_device}));
+                                          .kvm_device = flags.kvm_device},
+                                         std::move(state_dir), std::move(jails)));
   log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(),
       flags.state_dir.c_str());
   tell_client(flags.private_fd, "ready unix:" + flags.socket);
@@ -176,6 +192,20 @@ int main(int argc, char** argv) {
                  "the monitor program (default: mayfly-vmm beside this program)");
   app.add_option("--jailer", flags.jailer,
                  "the program that confines monitors (default: mayfly-jailer beside this program)");
+  app.add_option("--jail", flags.jail,
+                 "how monitors are confined: auto, root (a user id for each VM), user (a user "
+                 "namespace of our own id), off (not at all; for debugging); auto is root where we "
+                 "are root, else user")
+      ->capture_default_str()
+      ->type_name("MODE");
+  app.add_option("--uid-range", flags.uid_range,
+                 "for --jail=root: user and group ids that are nobody else's, one for each VM "
+                 "(default: 900000-965535)")
+      ->type_name("FIRST-LAST");
+  app.add_option("--cgroup-parent", flags.cgroup_parent,
+                 "the cgroup below which each VM has its own, from the root of the tree (default: "
+                 "`mayfly` below the daemon's)")
+      ->type_name("PATH");
   app.add_option(
       "--agent-initrd", flags.agent_initrd,
       "the agent's initrd (default: guest/agent.cpio beside this program, if it is there)");

@@ -54,12 +54,13 @@ Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const Monitor
   auto [error_read, error_write] = TRY(Fd::pipe());
   TRY(set_nonblocking(error_read.ref(), true));
   Fd exit_report = TRY(Fd::duplicate(plan.exit_report));
-  const Fd program = TRY(Fd::open(plan.vmm_path.c_str(), O_RDONLY));
-  Process process = TRY(spawn({
-      .program = plan.jailer_path,
-      .arguments = {"--exec-fd=4", "--keep-fd=3", "--", "mayfly-vmm", "--control-fd=3"},
+  jailer::Launched process = TRY(jailer::launch({
+      .jailer = plan.jailer,
+      .program = plan.vmm,
+      .arguments = {"mayfly-vmm", "--control-fd=3"},
       .standard_error = error_write.ref(),
-      .inherited = {listener.ref(), program.ref()},
+      .inherited = {listener.ref()},
+      .jail = plan.jail,
   }));
   error_write.reset();
   // The kernel completes the connection from the listener's backlog: this never waits for the
@@ -73,7 +74,7 @@ Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const Monitor
   return monitor;
 }
 
-Monitor::Monitor(Process process, Fd control, Fd error_pipe, Fd exit_report, EndHook ended)
+Monitor::Monitor(jailer::Launched process, Fd control, Fd error_pipe, Fd exit_report, EndHook ended)
     : process_(std::move(process)),
       control_(std::move(control)),
       error_pipe_(std::move(error_pipe)),

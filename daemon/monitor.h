@@ -11,6 +11,7 @@
 #include "daemon/control_codec.h"
 #include "daemon/process_sys.h"
 #include "daemon/reactor.h"
+#include "jailer/launch.h"
 
 #include <functional>
 #include <memory>
@@ -25,8 +26,11 @@ inline constexpr size_t kMaxStderrTailBytes = 8 * 1024;
 inline constexpr size_t kMaxPendingCalls = 64;
 
 struct MonitorPlan {
-  std::string vmm_path;
-  std::string jailer_path;
+  // Both open for reading.
+  FdRef vmm;
+  FdRef jailer;
+  // What it names outlives the monitor.
+  jailer::JailPlan jail;
   // Absolute, short enough to bind; made here, removed by the owner of its directory.
   std::string control_path;
   // The monitor's copy of the exit report, which is read when it has ended.
@@ -69,7 +73,7 @@ class Monitor {
     bool abandoned = false;
   };
 
-  Monitor(Process process, Fd control, Fd error_pipe, Fd exit_report, EndHook ended);
+  Monitor(jailer::Launched process, Fd control, Fd error_pipe, Fd exit_report, EndHook ended);
   Result<> watch(Reactor& reactor);
   WatchVerdict on_control();
   WatchVerdict on_stderr();
@@ -77,7 +81,7 @@ class Monitor {
   void resolve(uint64_t id, Result<ControlReply> reply);
   void fail_pending(const MonitorEnd& end);
 
-  const Process process_;
+  const jailer::Launched process_;
   const Fd control_;
   // Reactor's thread only.
   Fd error_pipe_;

@@ -4,7 +4,6 @@
 #include "daemon/console_service.h"
 #include "daemon/exec_service.h"
 #include "daemon/listener.h"
-#include "daemon/state_dir.h"
 #include "daemon/system_service.h"
 #include "daemon/vm_service.h"
 
@@ -28,16 +27,16 @@ constexpr auto kDrainCalls = std::chrono::milliseconds(200);
 class ServerImpl final : public Server {
  public:
   ServerImpl(const ServerOptions& options, std::unique_ptr<StateDir> state_dir,
-             std::unique_ptr<Reactor> reactor)
+             std::unique_ptr<JailHost> jails, std::unique_ptr<Reactor> reactor)
       : state_dir_(std::move(state_dir)),
-        checker_(options.kvm_device),
+        jails_(std::move(jails)),
+        checker_(options.kvm_device, *jails_),
         events_(random_token()),
         reactor_(std::move(reactor)),
         environment_{.reactor = *reactor_,
                      .events = events_,
                      .vms_dir = state_dir_->vms_dir(),
-                     .vmm_path = options.vmm_path,
-                     .jailer_path = options.jailer_path,
+                     .jails = *jails_,
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
@@ -45,7 +44,7 @@ class ServerImpl final : public Server {
         exec_service_(manager_),
         console_service_(manager_),
         event_service_(events_),
-        system_service_(manager_, checker_, events_.epoch(), state_dir_->path()),
+        system_service_(manager_, checker_, *jails_, events_.epoch(), state_dir_->path()),
         exec_acceptor_(
             exec_service_,
             [](ExecServiceImpl& service, auto* context, auto* stream, auto* queue, void* tag) {
@@ -100,6 +99,7 @@ class ServerImpl final : public Server {
  private:
   // Each uses those before it.
   const std::unique_ptr<StateDir> state_dir_;
+  const std::unique_ptr<JailHost> jails_;
   HostChecker checker_;
   EventLog events_;
   const std::unique_ptr<Reactor> reactor_;
@@ -119,12 +119,14 @@ class ServerImpl final : public Server {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options) {
-  auto state_dir = TRY(StateDir::open(options.state_dir));
+Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options,
+                                               std::unique_ptr<StateDir> state_dir,
+                                               std::unique_ptr<JailHost> jails) {
   auto reactor = TRY(Reactor::create());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  auto server = std::make_unique<ServerImpl>(options, std::move(state_dir), std::move(reactor));
+  auto server = std::make_unique<ServerImpl>(options, std::move(state_dir), std::move(jails),
+                                             std::move(reactor));
   TRY(server->serve(options.socket_path));
   return server;
 }

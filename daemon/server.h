@@ -5,6 +5,8 @@
 #pragma once
 
 #include "base/error.h"
+#include "daemon/jail.h"
+#include "daemon/state_dir.h"
 
 #include <chrono>
 #include <memory>
@@ -15,9 +17,6 @@ namespace mayfly::daemon {
 struct ServerOptions {
   // An absolute path, without "unix:".
   std::string socket_path;
-  std::string state_dir;
-  std::string vmm_path;
-  std::string jailer_path;
   // Empty: VMs without the agent only.
   std::string agent_initrd;
   std::string kvm_device;
@@ -25,7 +24,10 @@ struct ServerOptions {
 
 class Server {
  public:
-  static Result<std::unique_ptr<Server>> create(const ServerOptions& options);
+  /// From here on the process has threads.
+  static Result<std::unique_ptr<Server>> create(const ServerOptions& options,
+                                                std::unique_ptr<StateDir> state_dir,
+                                                std::unique_ptr<JailHost> jails);
   /// Stops, if that was not done.
   virtual ~Server() = default;
 

@@ -58,7 +58,7 @@ Result<> validate_disk(const char* field, const DiskSpec& disk) {
                   static_cast<unsigned>(static_cast<unsigned char>(c)));
     }
   }
-  return {};
+  return validate(disk.limits, field);
 }
 
 Result<> validate_cmdline(const VmSpec& spec) {
@@ -205,8 +205,22 @@ Result<> validate_id(const char* field, const std::string& id) {
   return {};
 }
 
+std::vector<const DiskSpec*> all_disks(const VmSpec& spec) {
+  std::vector<const DiskSpec*> disks;
+  if (spec.rootfs) disks.push_back(&*spec.rootfs);
+  for (const DiskSpec& disk : spec.disks) disks.push_back(&disk);
+  return disks;
+}
+
+std::string disk_field(const VmSpec& spec, size_t place) {
+  if (!spec.rootfs) return format("disks[%zu]", place);
+  return place == 0 ? "rootfs" : format("disks[%zu]", place - 1);
+}
+
 Result<> validate(const VmSpec& spec, uint64_t host_memory) {
   if (auto ok = validate_sizes(spec, host_memory); !ok) return ok;
+  if (auto ok = validate(spec.limits, spec.vcpus, spec.memory_mib, spec.console_kib); !ok)
+    return ok;
   if (auto ok = validate_path("kernel_path", spec.kernel_path); !ok) return ok;
   if (spec.initrd_paths.size() > kMaxInitrds) {
     return fail({Code::kInvalidArgument, "INITRD_COUNT"},
@@ -217,17 +231,13 @@ Result<> validate(const VmSpec& spec, uint64_t host_memory) {
     const std::string field = format("initrd_paths[%zu]", i);
     if (auto ok = validate_path(field.c_str(), spec.initrd_paths[i]); !ok) return ok;
   }
-  const size_t disk_count = spec.disks.size() + (spec.rootfs ? 1 : 0);
-  if (disk_count > kMaxDisks) {
+  const std::vector<const DiskSpec*> disks = all_disks(spec);
+  if (disks.size() > kMaxDisks) {
     return fail({Code::kInvalidArgument, "DISK_COUNT"},
-                "disks: %zu with the rootfs are above the limit of %zu", disk_count, kMaxDisks);
+                "disks: %zu with the rootfs are above the limit of %zu", disks.size(), kMaxDisks);
   }
-  if (spec.rootfs) {
-    if (auto ok = validate_disk("rootfs", *spec.rootfs); !ok) return ok;
-  }
-  for (size_t i = 0; i < spec.disks.size(); ++i) {
-    const std::string field = format("disks[%zu]", i);
-    if (auto ok = validate_disk(field.c_str(), spec.disks[i]); !ok) return ok;
+  for (size_t i = 0; i < disks.size(); ++i) {
+    if (auto ok = validate_disk(disk_field(spec, i).c_str(), *disks[i]); !ok) return ok;
   }
   return validate_cmdline(spec);
 }
@@ -262,10 +272,9 @@ Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd
     }
     files.initrds.push_back(TRY(open_image("agent initrd", agent_initrd)));
   }
-  if (spec.rootfs) files.disks.push_back(TRY(open_disk("rootfs", *spec.rootfs)));
-  for (size_t i = 0; i < spec.disks.size(); ++i) {
-    files.disks.push_back(TRY(open_disk(format("disks[%zu]", i).c_str(), spec.disks[i])));
-  }
+  const std::vector<const DiskSpec*> disks = all_disks(spec);
+  for (size_t i = 0; i < disks.size(); ++i)
+    files.disks.push_back(TRY(open_disk(disk_field(spec, i).c_str(), *disks[i])));
   return files;
 }
 

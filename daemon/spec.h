@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "daemon/limits.h"
 
 #include <cstdint>
 #include <optional>
@@ -29,6 +30,7 @@ struct DiskSpec {
   std::string path;
   bool read_only = false;
   std::string serial;
+  DiskLimits limits = {};
 };
 
 struct VmSpec {
@@ -44,7 +46,13 @@ struct VmSpec {
   uint32_t console_kib = 256;
   bool allow_slow_kvm = false;
   bool debug_serial = false;
+  ResourceLimits limits;
 };
+
+/// The rootfs first: /dev/vda, /dev/vdb, ...
+std::vector<const DiskSpec*> all_disks(const VmSpec& spec);
+/// "rootfs" or "disks[0]", of the disk at this place in all_disks().
+std::string disk_field(const VmSpec& spec, size_t place);
 
 /// [a-z0-9][a-z0-9-_.]{0,62}; `field` is named in the refusal.
 Result<> validate_id(const char* field, const std::string& id);

@@ -82,6 +82,30 @@ TEST_CASE("what is out of bounds is refused, naming field, value and limit") {
       {"CMDLINE_TOO_LONG", "cmdline: 2048", "2047",
        [](VmSpec& s) { s.cmdline = std::string(2048, 'c'), s.replace_cmdline = true; }},
       {"CMDLINE_BAD", "cmdline", "0x0a", [](VmSpec& s) { s.cmdline = "a\nb"; }},
+      {"RESOURCE_LIMIT", "limits.cpu_milli: 9 ", "10", [](VmSpec& s) { s.limits.cpu_milli = 9; }},
+      {"RESOURCE_LIMIT", "limits.cpu_milli: 1024001", "1024000",
+       [](VmSpec& s) { s.limits.cpu_milli = 1'024'001; }},
+      {"RESOURCE_LIMIT", "limits.cpu_weight: 0", "10000",
+       [](VmSpec& s) { s.limits.cpu_weight = 0; }},
+      {"RESOURCE_LIMIT", "limits.cpu_weight: 10001", "10000",
+       [](VmSpec& s) { s.limits.cpu_weight = 10'001; }},
+      // 64 MiB, 1 for the guest's 128, 1 for the console.
+      {"RESOURCE_LIMIT", "limits.memory_mib: 193 ", "194",
+       [](VmSpec& s) { s.limits.memory_mib = 193; }},
+      {"RESOURCE_LIMIT", "limits.memory_mib", "8589934592",
+       [](VmSpec& s) { s.limits.memory_mib = UINT64_MAX; }},
+      {"RESOURCE_LIMIT", "limits.pids_max: 8 ", "9", [](VmSpec& s) { s.limits.pids_max = 8; }},
+      {"RESOURCE_LIMIT", "limits.pids_max: 4194305", "4194304",
+       [](VmSpec& s) { s.limits.pids_max = 4'194'305; }},
+      {"RESOURCE_LIMIT", "rootfs.limits.read_bytes_per_s: 511", "512",
+       [](VmSpec& s) { s.rootfs->limits.read_bytes_per_s = 511; }},
+      {"RESOURCE_LIMIT", "rootfs.limits.write_ops_per_s: 0", "1",
+       [](VmSpec& s) { s.rootfs->limits.write_ops_per_s = 0; }},
+      {"RESOURCE_LIMIT", "disks[0].limits.write_bytes_per_s", "9007199254740992",
+       [](VmSpec& s) {
+         s.disks.push_back(*s.rootfs);
+         s.disks[0].limits.write_bytes_per_s = UINT64_MAX;
+       }},
   };
   for (const Refusal& refusal : refusals) {
     VmSpec spec = good();
@@ -95,6 +119,16 @@ TEST_CASE("what is out of bounds is refused, naming field, value and limit") {
     CHECK(has(result.error().message(), refusal.field));
     CHECK(has(result.error().message(), refusal.number));
   }
+}
+
+TEST_CASE("limits of exactly the bounds are accepted") {
+  VmSpec spec = good();
+  spec.limits = {.cpu_milli = 10, .cpu_weight = 1, .memory_mib = 194, .pids_max = 9};
+  CHECK(validate(spec, kHostMib));
+  spec.limits = {
+      .cpu_milli = 1'024'000, .cpu_weight = 10'000, .memory_mib = 1 << 20, .pids_max = 4'194'304};
+  spec.rootfs->limits = {.read_bytes_per_s = 512, .write_ops_per_s = 1};
+  CHECK(validate(spec, kHostMib));
 }
 
 TEST_CASE("a command line of exactly the limit is accepted") {

@@ -10,9 +10,11 @@
 namespace mayfly::daemon {
 
 SystemServiceImpl::SystemServiceImpl(VmManager& manager, HostChecker& checker,
-                                     const std::string& epoch, std::string state_dir)
+                                     const JailHost& jails, const std::string& epoch,
+                                     std::string state_dir)
     : manager_(manager),
       checker_(checker),
+      jails_(jails),
       epoch_(epoch),
       state_dir_(std::move(state_dir)),
       start_ns_(monotonic_ns()) {}
@@ -26,6 +28,8 @@ grpc::Status SystemServiceImpl::GetInfo(grpc::ServerContext*, const v1::GetInfoR
   response->set_state_dir(state_dir_);
   response->set_vm_count(static_cast<uint32_t>(manager_.vm_count()));
   response->set_running_vm_count(static_cast<uint32_t>(manager_.running_count()));
+  response->set_jail_mode(to_proto(jails_.mode()));
+  for (const std::string& warning : jails_.warnings()) response->add_warnings(warning);
   response->set_uptime_ms((monotonic_ns() - start_ns_) / 1'000'000);
   return grpc::Status::OK;
 }
@@ -35,7 +39,7 @@ grpc::Status SystemServiceImpl::GetCapabilities(grpc::ServerContext*,
                                                 v1::GetCapabilitiesResponse* response) {
   if (auto known = refuse_unknown_fields(*request); !known) return to_status(known.error());
   for (const char* feature :
-       {"agent", "console-attach", "console-follow", "events", "exec", "pause"}) {
+       {"agent", "console-attach", "console-follow", "events", "exec", "jail", "limits", "pause"}) {
     response->add_features(feature);
   }
   response->set_max_vcpus(kMaxVcpus);

@@ -5,6 +5,7 @@
 
 #include "daemon/event_log.h"
 #include "daemon/host_check.h"
+#include "daemon/jail.h"
 #include "daemon/vm_manager.h"
 #include "mayfly/v1/event.grpc.pb.h"
 #include "mayfly/v1/system.grpc.pb.h"
@@ -15,8 +16,8 @@ inline constexpr const char* kVersion = "0.1.0";
 
 class SystemServiceImpl final : public ::mayfly::v1::SystemService::Service {
  public:
-  SystemServiceImpl(VmManager& manager, HostChecker& checker, const std::string& epoch,
-                    std::string state_dir);
+  SystemServiceImpl(VmManager& manager, HostChecker& checker, const JailHost& jails,
+                    const std::string& epoch, std::string state_dir);
 
   grpc::Status GetInfo(grpc::ServerContext*, const ::mayfly::v1::GetInfoRequest*,
                        ::mayfly::v1::GetInfoResponse*) override;
@@ -28,6 +29,7 @@ class SystemServiceImpl final : public ::mayfly::v1::SystemService::Service {
  private:
   VmManager& manager_;
   HostChecker& checker_;
+  const JailHost& jails_;
   const std::string epoch_;
   const std::string state_dir_;
   const uint64_t start_ns_;

@@ -39,6 +39,7 @@ Vm::~Vm() {
   monitor_.reset();
   agent_.reset();
   console_.reset();
+  jail_.reset();
   remove_directory();
 }
 
@@ -107,6 +108,14 @@ void Vm::emit(decltype(Event::what) what) {
                               .vm_id = identity_.id,
                               .incarnation = identity_.incarnation,
                               .what = std::move(what)});
+}
+
+void Vm::emit_exit() {
+  if (exit_->reason == ExitReason::kSyscallDenied) {
+    emit(SyscallDenied{.told = exit_->denied_syscall.has_value(),
+                       .syscall = exit_->denied_syscall.value_or(DeniedSyscall())});
+  }
+  emit(*exit_);
 }
 
 bool Vm::ask_poweroff() {
@@ -182,6 +191,7 @@ VmView Vm::view_locked() const {
       .monitor_pid = !published_ || state_ == VmState::kStopped ? 0 : monitor_->pid(),
       .guest = guest_,
       .exit = exit_,
+      .jail = published_ && jail_ ? std::optional(jail_->view()) : std::nullopt,
   };
 }
 
@@ -310,6 +320,7 @@ void Vm::on_monitor_end(MonitorEnd end) {
       .exit_status = end.process.exit_status,
       .stderr_tail = std::move(end.stderr_tail),
       .stats = std::nullopt,
+      .denied_syscall = std::nullopt,
       .unix_us = unix_now_us(),
   };
   {
@@ -318,15 +329,28 @@ void Vm::on_monitor_end(MonitorEnd end) {
       exit.reason = end.report->reason;
       exit.detail = end.report->detail;
       exit.stats = end.report->stats;
+      exit.denied_syscall = end.report->denied_syscall;
+    } else if (exit.signal == SIGSYS) {
+      // Its filter stopped it where it could not say so any more.
+      exit.reason = ExitReason::kSyscallDenied;
     } else if (exit.signal == SIGKILL && stop_asked_) {
       exit.reason = ExitReason::kHostStop;
       exit.detail = "killed";
     } else if (exit.signal != 0) {
       exit.reason = ExitReason::kMonitorKilled;
       exit.detail = format("signal %d ended the monitor", exit.signal);
+      if (exit.signal == SIGKILL && jail_->killed_for_memory()) {
+        exit.detail +=
+            format("; the kernel, for want of memory: its limit is %llu MiB",
+                   static_cast<unsigned long long>(jail_->view().limits.memory_mib.value_or(0)));
+      }
     } else {
       exit.detail =
           format("the monitor exited with status %d and left no report", exit.exit_status);
+    }
+    if (exit.denied_syscall && exit.detail.empty()) {
+      exit.detail = format("system call %u of thread %s", exit.denied_syscall->number,
+                           exit.denied_syscall->thread.c_str());
     }
     exit_ = std::move(exit);
     busy_ = false;
@@ -336,9 +360,10 @@ void Vm::on_monitor_end(MonitorEnd end) {
       state_ = VmState::kStopped;
     } else {
       set_state(VmState::kStopped);
-      emit(*exit_);
+      emit_exit();
     }
   }
+  jail_->ended();
   if (console_) console_->close();
   changed_.notify_all();
 }

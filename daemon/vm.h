@@ -20,6 +20,7 @@
 #include "daemon/call.h"
 #include "daemon/console.h"
 #include "daemon/event_log.h"
+#include "daemon/jail.h"
 #include "daemon/monitor.h"
 #include "daemon/reactor.h"
 #include "daemon/vm_view.h"
@@ -40,9 +41,8 @@ struct VmEnvironment {
   EventLog& events;
   // Holds one directory per VM; short enough that <id>/control.sock can be bound by way of /proc.
   std::string vms_dir;
-  std::string vmm_path;
-  // Confines each monitor, then becomes it.
-  std::string jailer_path;
+  // Confines each monitor.
+  JailHost& jails;
   std::string agent_initrd;
   std::string kvm_path = "/dev/kvm";
 };
@@ -107,6 +107,7 @@ class Vm {
  private:
   struct Resources;
   Result<> prepare(Resources& resources);
+  Result<> make_jail(const Resources& resources);
   ConfigureParams configure_params(const Resources& resources, bool start) const;
   Result<> run_monitor(Resources& resources, bool start, const Call& call, Stopwatch& stopwatch);
   void publish(VmState state);
@@ -123,6 +124,7 @@ class Vm {
   void on_monitor_end(MonitorEnd end);
   VmView view_locked() const;
   void emit(decltype(Event::what) what);
+  void emit_exit();
 
   const VmEnvironment& environment_;
   const VmIdentity identity_;
@@ -150,6 +152,8 @@ class Vm {
   // Made by launch() and constant once published_. The hooks of the later ones use the earlier
   // ones.
   bool has_directory_ = false;
+  // Outlives the monitor; the reactor's thread alone uses it from the monitor's end on.
+  std::unique_ptr<VmJail> jail_;
   std::unique_ptr<Console> console_;
   std::unique_ptr<AgentLink> agent_;
   std::unique_ptr<Monitor> monitor_;

@@ -2,6 +2,7 @@
 //
 // How a VM comes to be: everything it needs is opened here, since its monitor opens nothing.
 #include "base/log.h"
+#include "daemon/disk_limits.h"
 #include "daemon/vm.h"
 
 #include <algorithm>
@@ -43,6 +44,10 @@ Result<> Vm::launch(bool start, const Call& call, Stopwatch& stopwatch) {
   auto launched = prepare(resources);
   if (launched) {
     stopwatch.lap("open");
+    launched = make_jail(resources);
+  }
+  if (launched) {
+    stopwatch.lap("jail");
     launched = run_monitor(resources, start, call.at_most(kLaunchLimit), stopwatch);
   }
   if (launched) {
@@ -67,7 +72,7 @@ void Vm::publish(VmState state) {
     set_state(state);
     if (ended) {
       set_state(VmState::kStopped);
-      emit(*exit_);
+      emit_exit();
     }
     published_ = true;
   }
@@ -83,7 +88,6 @@ Result<> Vm::prepare(Resources& resources) {
   }
   resources.kvm = *std::move(kvm);
   resources.memory = TRY(Fd::memfd("mayfly-guest", spec_.memory_mib << 20));
-
   const std::string directory = environment_.vms_dir + "/" + identity_.id;
   if (::mkdir(directory.c_str(), 0700) != 0) {
     return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make %s",
@@ -103,6 +107,16 @@ Result<> Vm::prepare(Resources& resources) {
   return {};
 }
 
+Result<> Vm::make_jail(const Resources& resources) {
+  const uint64_t overhead_mib = memory_overhead_mib(spec_.memory_mib, spec_.console_kib);
+  jail_ = TRY(environment_.jails.make(identity_.id,
+                                      {.asked = spec_.limits,
+                                       .default_memory_mib = spec_.memory_mib + overhead_mib,
+                                       .default_pids = default_pids(spec_.vcpus),
+                                       .devices = TRY(device_limits(spec_, resources.files))}));
+  return {};
+}
+
 ConfigureParams Vm::configure_params(const Resources& resources, bool start) const {
   ConfigureParams params;
   params.vcpus = spec_.vcpus;
@@ -112,11 +126,11 @@ ConfigureParams Vm::configure_params(const Resources& resources, bool start) con
   params.memory = resources.memory.ref();
   params.kernel = resources.files.kernel.ref();
   for (const Fd& initrd : resources.files.initrds) params.initrds.push_back(initrd.ref());
-  for (size_t i = 0; i < resources.files.disks.size(); ++i) {
-    const DiskSpec& disk =
-        spec_.rootfs ? (i == 0 ? *spec_.rootfs : spec_.disks[i - 1]) : spec_.disks[i];
-    params.disks.push_back(
-        {.fd = resources.files.disks[i].ref(), .read_only = disk.read_only, .serial = disk.serial});
+  const std::vector<const DiskSpec*> disks = all_disks(spec_);
+  for (size_t i = 0; i < disks.size(); ++i) {
+    params.disks.push_back({.fd = resources.files.disks[i].ref(),
+                            .read_only = disks[i]->read_only,
+                            .serial = disks[i]->serial});
   }
   params.console_ring = console_->ring();
   params.console_event = console_->output_event();
@@ -135,8 +149,9 @@ ConfigureParams Vm::configure_params(const Resources& resources, bool start) con
 
 Result<> Vm::run_monitor(Resources& resources, bool start, const Call& call, Stopwatch& stopwatch) {
   const MonitorPlan plan{
-      .vmm_path = environment_.vmm_path,
-      .jailer_path = environment_.jailer_path,
+      .vmm = environment_.jails.vmm(),
+      .jailer = environment_.jails.jailer(),
+      .jail = jail_->plan(),
       .control_path = format("/proc/self/fd/%d/control.sock", resources.directory.number()),
       .exit_report = resources.exit_report.ref(),
   };
@@ -173,6 +188,7 @@ void Vm::abandon() {
   monitor_.reset();  // Killed and reaped, no hook runs any more.
   agent_.reset();
   console_.reset();
+  jail_.reset();
   remove_directory();
   {
     std::lock_guard lock(mutex_);

@@ -144,6 +144,14 @@ TEST_CASE("each way for a VM to end has its reason") {
   ends("fake.exit=4", ExitReason::kTripleFault);
   CHECK(ends("fake.crash", ExitReason::kMonitorKilled).signal == SIGABRT);
   CHECK(ends("fake.status=9", ExitReason::kMonitorError).exit_status == 9);
+  const VmExit denied = ends("fake.denied=vcpu", ExitReason::kSyscallDenied);
+  CHECK(denied.signal == SIGSYS);
+  REQUIRE(denied.denied_syscall);
+  CHECK(denied.denied_syscall->thread == "vcpu");
+  CHECK(denied.denied_syscall->number == 257);
+  const VmExit speechless = ends("fake.sigsys", ExitReason::kSyscallDenied);
+  CHECK(speechless.signal == SIGSYS);
+  CHECK_FALSE(speechless.denied_syscall);
   const VmExit talkative = ends("fake.stderr fake.exit=1", ExitReason::kGuestPoweroff);
   CHECK(talkative.stderr_tail.size() == kMaxStderrTailBytes);
   CHECK(child_processes() == 0);
@@ -167,6 +175,40 @@ TEST_CASE("a monitor killed from outside is told of by its signal, and the other
     }
   }
   CHECK(told);
+}
+
+TEST_CASE("a denied system call is an event of its own, before the exit") {
+  Rig rig;
+  for (const char* words : {"fake.denied=loop", "fake.sigsys"}) {
+    CAPTURE(words);
+    EventCursor cursor = rig.events.from_now();
+    REQUIRE(rig.manager->create(rig.request("a", words), soon()));
+    wait_stopped(rig, "a");
+    std::vector<std::string> seen;
+    for (auto event = rig.events.next(cursor, soon()); event;
+         event = rig.events.next(cursor, soon())) {
+      if (const auto* denied = std::get_if<SyscallDenied>(&event->what))
+        seen.push_back(denied->told ? "denied " + denied->syscall.thread : "denied");
+      if (std::holds_alternative<VmExit>(event->what)) {
+        seen.push_back("exit");
+        break;
+      }
+    }
+    const bool told = std::string(words) != "fake.sigsys";
+    CHECK(seen == std::vector<std::string>{told ? "denied loop" : "denied", "exit"});
+    REQUIRE(rig.manager->remove("a", false, soon()));
+  }
+}
+
+TEST_CASE("a limit is refused where the daemon sets none, and nothing is left") {
+  Rig rig;
+  CreateRequest request = rig.request("a");
+  request.spec.limits.cpu_milli = 500;
+  const auto result = rig.manager->create(request, soon());
+  REQUIRE_FALSE(result);
+  CHECK(result.error().reason() == "JAIL_OFF");
+  CHECK(count_entries(rig.vms_dir()) == 0);
+  CHECK(rig.manager->vm_count() == 0);
 }
 
 TEST_CASE("a monitor that will not stop is killed") {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "daemon/control_codec.h"
+#include "daemon/jail.h"
 #include "daemon/spec.h"
 
 #include <cstdint>
@@ -44,6 +45,7 @@ struct VmExit {
   int exit_status = 0;
   std::string stderr_tail;
   std::optional<MonitorStats> stats;
+  std::optional<DeniedSyscall> denied_syscall;
   int64_t unix_us = 0;
 };
 
@@ -57,6 +59,7 @@ struct VmView {
   pid_t monitor_pid = 0;
   std::optional<GuestInfo> guest;
   std::optional<VmExit> exit;
+  std::optional<JailView> jail;
 };
 
 struct Phase {

@@ -13,6 +13,8 @@
 //   fake.ignore_shutdown  the agent does not power off
 //   fake.print=N          prints N bytes of numbered lines             fake.stderr  20 KiB on
 //   standard error fake.flood_agent      the agent says Hello for ever
+//   fake.denied=THREAD    reports a denied call 257 of that thread, and ends by SIGSYS
+//   fake.sigsys           ends by SIGSYS without a report
 #include "base/clock.h"
 #include "base/console_ring.h"
 #include "base/fd.h"
@@ -304,6 +306,15 @@ class FakeMonitor {
       print(line);
     }
     if (has("fake.crash")) std::abort();
+    if (has("fake.sigsys")) die_of_sigsys();
+    if (has("fake.denied")) {
+      control::ExitReport report;
+      report.set_reason(control::EXIT_REASON_SYSCALL_DENIED);
+      report.mutable_denied_syscall()->set_thread(*value("fake.denied"));
+      report.mutable_denied_syscall()->set_number(257);
+      write_report(report);
+      die_of_sigsys();
+    }
     if (has("fake.status")) ::_exit(number("fake.status"));
     if (has("fake.exit")) finish(static_cast<control::ExitReason>(number("fake.exit")), "as told");
     if (configure_.has_vsock() && configure_.vsock().host_ports_size() > 0) {
@@ -348,6 +359,16 @@ class FakeMonitor {
     }
   }
 
+  [[noreturn]] static void die_of_sigsys() {
+    ::raise(SIGSYS);
+    ::_exit(99);
+  }
+
+  void write_report(const control::ExitReport& report) {
+    const std::string bytes = report.SerializeAsString();
+    (void)write_all(fds_[configure_.exit_report_fd()].ref(), std::as_bytes(std::span(bytes)));
+  }
+
   [[noreturn]] void finish(control::ExitReason reason, const std::string& detail, int status = 0) {
     static std::atomic<bool> finishing = false;
     if (finishing.exchange(true)) {
@@ -360,8 +381,7 @@ class FakeMonitor {
       report.set_detail(detail);
       report.mutable_stats()->set_console_bytes(ring_ ? ring_->written() : 0);
       report.set_ended_ns(monotonic_ns());
-      const std::string bytes = report.SerializeAsString();
-      (void)write_all(fds_[configure_.exit_report_fd()].ref(), std::as_bytes(std::span(bytes)));
+      write_report(report);
     }
     ::_exit(status);
   }

@@ -4,6 +4,7 @@
 // holds, to show that nothing is left behind.
 #pragma once
 
+#include "daemon/jail.h"
 #include "daemon/reactor.h"
 #include "daemon/vm_manager.h"
 
@@ -49,12 +50,18 @@ class Rig {
     write("disk", 4096);
     auto reactor = Reactor::create();
     reactor_ = *std::move(reactor);
+    // The fake monitor is linked with shared libraries and runs commands on this host: no jail for
+    // it. tests/control has the real ones.
+    auto jails = JailHost::open({.mode = "off",
+                                 .jailer_path = runfile("jailer/mayfly-jailer"),
+                                 .vmm_path = runfile("daemon/testing/fake_vmm"),
+                                 .state_dir = root_});
+    jails_ = *std::move(jails);
     environment_ = std::unique_ptr<VmEnvironment>(new VmEnvironment{
         .reactor = *reactor_,
         .events = events,
         .vms_dir = vms_dir(),
-        .vmm_path = runfile("daemon/testing/fake_vmm"),
-        .jailer_path = runfile("jailer/mayfly-jailer"),
+        .jails = *jails_,
         .agent_initrd = root_ / "agent",
         .kvm_path = "/dev/null",
     });
@@ -89,6 +96,7 @@ class Rig {
  private:
   std::filesystem::path root_;
   std::unique_ptr<Reactor> reactor_;
+  std::unique_ptr<JailHost> jails_;
   std::unique_ptr<VmEnvironment> environment_;
 };
 
