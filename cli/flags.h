@@ -30,6 +30,12 @@ struct VmFlags {
   bool no_agent = false;
   bool allow_slow_kvm = false;
   bool debug_serial = false;
+  // Limits.
+  std::optional<double> cpus;
+  std::optional<uint32_t> cpu_weight;
+  std::optional<uint64_t> memory_limit_mib;
+  std::optional<uint32_t> pids_max;
+  std::vector<std::string> disk_limits;
 };
 
 struct CommandFlags {
@@ -42,6 +48,8 @@ struct CommandFlags {
 
 struct RunFlags {
   VmFlags vm;
+  // Of the daemon that `run` starts for itself; empty: its default.
+  std::string jail;
   CommandFlags command;
   bool timing = false;
   bool console = false;

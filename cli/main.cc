@@ -68,6 +68,27 @@ void add_vm_flags(CLI::App* command, VmFlags& flags) {
                     "try although this host's KVM only emulates a guest's kernel");
   command->add_flag("--debug-serial", flags.debug_serial,
                     "an 8250 serial port, for a kernel that dies early");
+  command
+      ->add_option("--cpus", flags.cpus,
+                   "CPU time it may use, in CPUs: 0.01 to 1024 (default: no limit)")
+      ->type_name("N.N");
+  command->add_option("--cpu-weight", flags.cpu_weight,
+                      "its share where CPUs are short: 1 to 10000 (default: 100)");
+  command
+      ->add_option("--memory-limit-mib", flags.memory_limit_mib,
+                   "memory for guest and monitor together (default: the guest's and 64 MiB, and "
+                   "1/128 of it)")
+      ->type_name("M");
+  command
+      ->add_option("--pids-max", flags.pids_max,
+                   "threads of the monitor (default: its vCPUs and 64)")
+      ->type_name("N");
+  command
+      ->add_option("--disk-limit", flags.disk_limits,
+                   "vda, vdb, ... then any of read-bytes, write-bytes, read-ops, write-ops, by "
+                   "second: vda,read-bytes=10000000,write-ops=100")
+      ->type_name("DISK,KEY=N...")
+      ->allow_extra_args(false);
 }
 
 void add_command_flags(CLI::App* command, CommandFlags& flags) {
@@ -85,6 +106,11 @@ void add_run(CLI::App& app, Everything& all) {
       app.add_subcommand("run", "Boot a microVM, run a command in it, and remove it again");
   add_vm_flags(command, all.run.vm);
   add_command_flags(command, all.run.command);
+  command
+      ->add_option("--jail", all.run.jail,
+                   "of the daemon that this command starts for itself: auto, root, user, off "
+                   "(default: auto)")
+      ->type_name("MODE");
   command->add_flag("--timing", all.run.timing, "print where the time went, on standard error");
   command->add_flag("--console", all.run.console, "print the guest's console on standard error");
   command->add_option("command", all.run.command.argv, "the command and its arguments, after --")

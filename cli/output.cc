@@ -89,7 +89,12 @@ std::string short_name(v1::ExitReason reason) {
 std::string describe_exit(const v1::VmExit& exit) {
   std::string text = short_name(exit.reason());
   if (exit.signal() != 0) text += format(", signal %d", exit.signal());
-  if (!exit.detail().empty()) text += ": " + exit.detail();
+  if (exit.has_denied_syscall()) {
+    text += format(": %s (%u), thread %s", exit.denied_syscall().name().c_str(),
+                   exit.denied_syscall().number(), exit.denied_syscall().thread().c_str());
+  } else if (!exit.detail().empty()) {
+    text += ": " + exit.detail();
+  }
   return text;
 }
 
@@ -122,6 +127,14 @@ std::string event_line(const v1::Event& event) {
     case v1::Event::kExited:
       what = "exited: " + describe_exit(event.exited());
       break;
+    case v1::Event::kSyscallDenied: {
+      const v1::DeniedSyscall& call = event.syscall_denied().denied();
+      what = "the monitor made a system call that is denied to it";
+      if (event.syscall_denied().has_denied())
+        what += format(": %s (%u), thread %s", call.name().c_str(), call.number(),
+                       call.thread().c_str());
+      break;
+    }
     case v1::Event::kGap:
       what = event.gap().lost_events() == 0
                  ? "gap: the daemon was started anew"

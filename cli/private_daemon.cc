@@ -68,7 +68,8 @@ std::string daemon_target(const std::string& flag) {
   return target.starts_with("unix:") ? target : "unix:" + absolute(target);
 }
 
-Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& installation) {
+Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& installation,
+                                                            const std::string& jail) {
   if (::access(installation.mayflyd.c_str(), X_OK) != 0) {
     return fail_errno({Code::kNotFound, "DAEMON_MISSING"}, errno, "cannot run %s",
                       installation.mayflyd.c_str());
@@ -85,6 +86,7 @@ Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& 
   }
   if (!installation.kvm_device.empty())
     words.insert(words.end(), {"--kvm-device", installation.kvm_device});
+  if (!jail.empty()) words.insert(words.end(), {"--jail", jail});
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);

@@ -36,7 +36,8 @@ std::string daemon_target(const std::string& flag);
 class PrivateDaemon {
  public:
   /// Returns once it serves.
-  static Result<std::unique_ptr<PrivateDaemon>> start(const Installation& installation);
+  static Result<std::unique_ptr<PrivateDaemon>> start(const Installation& installation,
+                                                      const std::string& jail = "");
   /// Ends it and waits until it has removed everything.
   ~PrivateDaemon();
 

@@ -138,9 +138,13 @@ class Run {
     spec_ = TRY(make_spec(flags_.vm, installation_));
     std::string target;
     if (!global_.socket.empty() || std::getenv("MAYFLY_SOCKET") != nullptr) {
+      if (!flags_.jail.empty()) {
+        return fail({Code::kInvalidArgument, "JAIL_MODE"},
+                    "--jail: the daemon of this command runs already; `mayflyd --jail` says it");
+      }
       target = daemon_target(global_.socket);
     } else {
-      daemon_ = TRY(PrivateDaemon::start(installation_));
+      daemon_ = TRY(PrivateDaemon::start(installation_, flags_.jail));
       target = daemon_->target();
       own_daemon_ = true;
       rows_.push_back({0, "daemon start", ms_between(start_ns, monotonic_ns())});

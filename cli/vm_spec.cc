@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/vm_spec.h"
 
+#include <charconv>
+#include <cmath>
 #include <filesystem>
+#include <sstream>
 
 namespace mayfly::cli {
 
@@ -17,6 +20,60 @@ Result<std::string> default_file(const std::string& path, const char* flag, cons
   if (std::filesystem::exists(path, error)) return path;
   return fail({Code::kNotFound, "GUEST_MISSING"},
               "%s: none was given and there is no %s; %s makes one", flag, path.c_str(), script);
+}
+
+/// "vda,read-bytes=N,write-ops=N": sets the limits of that disk of the spec.
+Result<> add_disk_limit(const std::string& text, v1::VmSpec& spec) {
+  std::istringstream words(text);
+  std::string name;
+  std::getline(words, name, ',');
+  const int place = name.size() == 3 && name.starts_with("vd") ? name[2] - 'a' : -1;
+  const int first_disk = spec.has_rootfs() ? 1 : 0;
+  if (place < 0 || place >= first_disk + spec.disks_size()) {
+    return fail({Code::kInvalidArgument, "DISK_LIMIT"},
+                "--disk-limit: \"%s\" is none of this VM's %d disks (vda, vdb, ...)", name.c_str(),
+                first_disk + spec.disks_size());
+  }
+  v1::DiskLimits* limits = place < first_disk
+                               ? spec.mutable_rootfs()->mutable_limits()
+                               : spec.mutable_disks(place - first_disk)->mutable_limits();
+  for (std::string word; std::getline(words, word, ',');) {
+    const size_t equals = word.find('=');
+    const std::string key = word.substr(0, equals);
+    const std::string digits = equals == std::string::npos ? "" : word.substr(equals + 1);
+    uint64_t value = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    const bool number = error == std::errc() && end == digits.data() + digits.size();
+    if (number && key == "read-bytes") {
+      limits->set_read_bytes_per_s(value);
+    } else if (number && key == "write-bytes") {
+      limits->set_write_bytes_per_s(value);
+    } else if (number && key == "read-ops") {
+      limits->set_read_ops_per_s(value);
+    } else if (number && key == "write-ops") {
+      limits->set_write_ops_per_s(value);
+    } else {
+      return fail({Code::kInvalidArgument, "DISK_LIMIT"},
+                  "--disk-limit: \"%s\" is not KEY=NUMBER with one of read-bytes, write-bytes, "
+                  "read-ops, write-ops",
+                  word.c_str());
+    }
+  }
+  return {};
+}
+
+Result<> add_limits(const VmFlags& flags, v1::VmSpec& spec) {
+  v1::ResourceLimits* limits = spec.mutable_limits();
+  if (flags.cpus) {
+    // What is no number of CPUs at all is for the daemon to refuse, with its bounds.
+    const double milli = std::round(*flags.cpus * 1000);
+    limits->set_cpu_milli(milli >= 0 && milli < UINT32_MAX ? static_cast<uint32_t>(milli) : 0);
+  }
+  if (flags.cpu_weight) limits->set_cpu_weight(*flags.cpu_weight);
+  if (flags.memory_limit_mib) limits->set_memory_mib(*flags.memory_limit_mib);
+  if (flags.pids_max) limits->set_pids_max(*flags.pids_max);
+  for (const std::string& text : flags.disk_limits) TRY(add_disk_limit(text, spec));
+  return {};
 }
 
 }  // namespace
@@ -51,6 +108,7 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
   if (flags.no_agent) spec.set_agent(false);
   spec.set_allow_slow_kvm(flags.allow_slow_kvm);
   spec.set_debug_serial(flags.debug_serial);
+  TRY(add_limits(flags, spec));
   return spec;
 }
 
