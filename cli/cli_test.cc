@@ -67,6 +67,8 @@ class Host {
     ::setenv("MAYFLY_VMM", runfile("daemon/testing/fake_vmm").c_str(), 1);
     ::setenv("MAYFLY_JAILER", runfile("jailer/mayfly-jailer").c_str(), 1);
     ::setenv("MAYFLY_KVM_DEVICE", "/dev/null", 1);
+    // The fake monitor runs its guests' commands on this host.
+    ::setenv("MAYFLY_JAIL", "off", 1);
   }
   ~Host() { fs::remove_all(root); }
 
@@ -119,11 +121,11 @@ class Host {
 class Daemon {
  public:
   explicit Daemon(Host& host) : host_(host) {
-    pid_ =
-        host.start(runfile("daemon/mayflyd"),
-                   {"--socket", "unix:" + host.socket(), "--kvm-device", "/dev/null", "--vmm",
-                    runfile("daemon/testing/fake_vmm"), "--jailer", runfile("jailer/mayfly-jailer"),
-                    "--agent-initrd", (host.root / "guest/agent.cpio").string()});
+    pid_ = host.start(runfile("daemon/mayflyd"),
+                      {"--socket", "unix:" + host.socket(), "--kvm-device", "/dev/null", "--vmm",
+                       runfile("daemon/testing/fake_vmm"), "--jail", "off", "--jailer",
+                       runfile("jailer/mayfly-jailer"), "--agent-initrd",
+                       (host.root / "guest/agent.cpio").string()});
     fs::rename(host.root / "err", host.root / "daemon_err");
     REQUIRE(host.wait_for_text("daemon_err", "serving on"));
     ::setenv("MAYFLY_SOCKET", ("unix:" + host.socket()).c_str(), 1);
@@ -291,6 +293,44 @@ TEST_CASE("a VM's life by single commands") {
   CHECK(has(host.mayfly({"doctor"}).out, "kvm"));
 }
 
+TEST_CASE("a denied system call is told by its name") {
+  Host host;
+  Daemon daemon(host);
+  CHECK(host.mayfly({"create", "a", "--cmdline", "fake.denied=vcpu", "--start"}).code == 0);
+  CHECK(host.mayfly({"wait", "a"}).code == 0);
+  CHECK(has(host.mayfly({"ls"}).out, "syscall-denied, signal 31: openat (257), thread vcpu"));
+  const Outcome events = host.mayfly({"events", "--all", "--timeout", "0.3"});
+  CHECK(has(events.out, "a system call that is denied to it: openat (257), thread vcpu"));
+  CHECK(has(host.mayfly({"inspect", "a"}).out, "\"reason\": \"EXIT_REASON_SYSCALL_DENIED\""));
+}
+
+TEST_CASE("limits that make no sense are refused with the flag or the field") {
+  Host host;
+  Daemon daemon(host);
+  const auto refused = [&](std::vector<std::string> words, const char* text) {
+    CAPTURE(text);
+    words.insert(words.begin(), {"create", "a"});
+    const Outcome outcome = host.mayfly(words);
+    CHECK(outcome.code == 125);
+    INFO(outcome.err);
+    CHECK(has(outcome.err, text));
+  };
+  refused({"--cpus", "0"}, "limits.cpu_milli: 0 is not within 10");
+  refused({"--cpus", "-1"}, "limits.cpu_milli: 0 is not within 10");
+  refused({"--cpus", "1e30"}, "limits.cpu_milli");
+  refused({"--cpus", "many"}, "--cpus");
+  refused({"--cpu-weight", "10001"}, "limits.cpu_weight: 10001");
+  refused({"--memory-limit-mib", "1"}, "limits.memory_mib: 1 is below");
+  refused({"--pids-max", "1"}, "limits.pids_max: 1 ");
+  refused({"--disk-limit", "vdz,read-ops=1"}, "\"vdz\" is none of this VM's 1 disks");
+  refused({"--disk-limit", "vda,read-ops"}, "\"read-ops\" is not KEY=NUMBER");
+  refused({"--disk-limit", "vda,speed=1"}, "\"speed=1\" is not KEY=NUMBER");
+  refused({"--disk-limit", "vda,read-ops=1x"}, "\"read-ops=1x\" is not KEY=NUMBER");
+  refused({"--disk-limit", "vda,read-bytes=1"}, "rootfs.limits.read_bytes_per_s: 1 ");
+  refused({"--cpus", "0.5"}, "--jail=off");
+  CHECK(has(host.mayfly({"run", "--jail", "off", "--", "true"}).err, "runs already"));
+}
+
 TEST_CASE("an attached console takes input, and a follower ends with the VM") {
   Host host;
   Daemon daemon(host);
@@ -319,16 +359,17 @@ TEST_CASE("a socket in use and a path too long are refused; a dead daemon's sock
   Host host;
   {
     Daemon daemon(host);
-    const Outcome second = host.wait(host.start(
-        runfile("daemon/mayflyd"),
-        {"--socket", "unix:" + host.socket(), "--state-dir", (host.root / "s2").string(), "--vmm",
-         runfile("daemon/testing/fake_vmm"), "--jailer", runfile("jailer/mayfly-jailer")}));
+    const Outcome second = host.wait(
+        host.start(runfile("daemon/mayflyd"),
+                   {"--socket", "unix:" + host.socket(), "--state-dir", (host.root / "s2").string(),
+                    "--vmm", runfile("daemon/testing/fake_vmm"), "--jail", "off", "--jailer",
+                    runfile("jailer/mayfly-jailer")}));
     CHECK(second.code == 1);
     CHECK(has(second.err, host.socket() + " is in use"));
     const Outcome same_state = host.wait(host.start(
         runfile("daemon/mayflyd"),
         {"--socket", "unix:" + host.socket() + "2", "--vmm", runfile("daemon/testing/fake_vmm"),
-         "--jailer", runfile("jailer/mayfly-jailer")}));
+         "--jail", "off", "--jailer", runfile("jailer/mayfly-jailer")}));
     CHECK(same_state.code == 1);
     CHECK(has(same_state.err, "--state-dir"));
     daemon.stop(SIGKILL);
@@ -339,7 +380,7 @@ TEST_CASE("a socket in use and a path too long are refused; a dead daemon's sock
   const std::string path = "/tmp/" + std::string(120, 'x');
   const Outcome too_long = host.wait(host.start(
       runfile("daemon/mayflyd"), {"--socket", path, "--vmm", runfile("daemon/testing/fake_vmm"),
-                                  "--jailer", runfile("jailer/mayfly-jailer")}));
+                                  "--jail", "off", "--jailer", runfile("jailer/mayfly-jailer")}));
   CHECK(too_long.code == 1);
   CHECK(has(too_long.err, "107"));
   CHECK(has(too_long.err, path));

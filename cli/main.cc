@@ -109,7 +109,7 @@ void add_run(CLI::App& app, Everything& all) {
   command
       ->add_option("--jail", all.run.jail,
                    "of the daemon that this command starts for itself: auto, root, user, off "
-                   "(default: auto)")
+                   "(default: $MAYFLY_JAIL, else auto)")
       ->type_name("MODE");
   command->add_flag("--timing", all.run.timing, "print where the time went, on standard error");
   command->add_flag("--console", all.run.console, "print the guest's console on standard error");

@@ -57,6 +57,7 @@ Installation find_installation() {
       .kernel_initrd = kernel_initrd,
       .rootfs = guest / "rootfs.ext4",
       .kvm_device = from_environment("MAYFLY_KVM_DEVICE", ""),
+      .jail = from_environment("MAYFLY_JAIL", ""),
   };
 }
 
@@ -68,8 +69,7 @@ std::string daemon_target(const std::string& flag) {
   return target.starts_with("unix:") ? target : "unix:" + absolute(target);
 }
 
-Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& installation,
-                                                            const std::string& jail) {
+Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& installation) {
   if (::access(installation.mayflyd.c_str(), X_OK) != 0) {
     return fail_errno({Code::kNotFound, "DAEMON_MISSING"}, errno, "cannot run %s",
                       installation.mayflyd.c_str());
@@ -86,7 +86,7 @@ Result<std::unique_ptr<PrivateDaemon>> PrivateDaemon::start(const Installation& 
   }
   if (!installation.kvm_device.empty())
     words.insert(words.end(), {"--kvm-device", installation.kvm_device});
-  if (!jail.empty()) words.insert(words.end(), {"--jail", jail});
+  if (!installation.jail.empty()) words.insert(words.end(), {"--jail", installation.jail});
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);

@@ -27,6 +27,7 @@ struct Installation {
   std::string kernel_initrd;
   std::string rootfs;      // $MAYFLY_GUEST_DIR/rootfs.ext4
   std::string kvm_device;  // $MAYFLY_KVM_DEVICE; empty: the daemon's default
+  std::string jail;        // $MAYFLY_JAIL; empty: the daemon's default
 };
 Installation find_installation();
 
@@ -36,8 +37,7 @@ std::string daemon_target(const std::string& flag);
 class PrivateDaemon {
  public:
   /// Returns once it serves.
-  static Result<std::unique_ptr<PrivateDaemon>> start(const Installation& installation,
-                                                      const std::string& jail = "");
+  static Result<std::unique_ptr<PrivateDaemon>> start(const Installation& installation);
   /// Ends it and waits until it has removed everything.
   ~PrivateDaemon();
 

@@ -144,7 +144,8 @@ class Run {
       }
       target = daemon_target(global_.socket);
     } else {
-      daemon_ = TRY(PrivateDaemon::start(installation_, flags_.jail));
+      if (!flags_.jail.empty()) installation_.jail = flags_.jail;
+      daemon_ = TRY(PrivateDaemon::start(installation_));
       target = daemon_->target();
       own_daemon_ = true;
       rows_.push_back({0, "daemon start", ms_between(start_ns, monotonic_ns())});

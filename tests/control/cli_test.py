@@ -35,7 +35,8 @@ class AloneTest(harness.Case):
     def test_the_daemons_help_names_its_flags_and_limits(self):
         end = self.work.run([harness.MAYFLYD, "--help"])
         self.assertEqual((end.code, end.err), (0, b""), end)
-        for flag in ("--socket", "--state-dir", "--vmm", "--agent-initrd", "--kvm-device", "--verbose", "--version"):
+        for flag in ("--socket", "--state-dir", "--vmm", "--agent-initrd", "--kvm-device", "--jail", "--uid-range",
+                     "--cgroup-parent", "--verbose", "--version"):
             self.assertIn(flag, end.out.decode())
         version = self.work.run([harness.MAYFLYD, "--version"])
         self.assertRegex(version.out, rb"\Amayflyd \d+\.\d+\.\d+\n\Z")

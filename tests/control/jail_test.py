@@ -113,6 +113,18 @@ class RootTest(JailCase):
         daemon.probe("default", "probe.test=spin", vcpus=2)
         self.assertEqual(daemon.get("default").spec.limits, vm_pb.ResourceLimits(memory_mib=32 + 64 + 1, pids_max=66))
 
+    def test_the_command_line_asks_for_the_same(self):
+        daemon = self.start_jailed()
+        for name in ("cpu", "memory", "pids"):
+            if not has_controller(daemon, name):
+                self.skipTest(f"this host gives no {name} controller")
+        end = self.mayfly("--socket", daemon.target, "create", "a", "--kernel", harness.PROBE, "--rootfs", "none",
+                          "--no-agent", "--allow-slow-kvm", "--memory-mib", "32", "--cpus", "0.25", "--cpu-weight", "7",
+                          "--memory-limit-mib", "300", "--pids-max", "40")
+        self.assertEqual(end.code, 0, end)
+        limits = vm_pb.ResourceLimits(cpu_milli=250, cpu_weight=7, memory_mib=300, pids_max=40)
+        self.assertEqual(daemon.get("a").spec.limits, limits)
+
     def test_a_disk_is_limited_by_the_device_that_holds_it(self):
         daemon = self.start_jailed()
         if not has_controller(daemon, "io"):
