@@ -126,9 +126,13 @@ VmCgroup::~VmCgroup() {
   }
 }
 
-bool VmCgroup::try_remove() {
+void VmCgroup::close_descriptors() {
   directory_.reset();
   procs_.clear();
+}
+
+bool VmCgroup::try_remove() {
+  close_descriptors();
   while (!paths_.empty()) {
     if (::rmdir(paths_.back().c_str()) != 0 && errno != ENOENT) return false;
     paths_.pop_back();

@@ -48,6 +48,8 @@ class VmCgroup {
   FdRef directory() const { return directory_.ref(); }
   /// Version 1: the files to write oneself into.
   std::vector<FdRef> procs() const;
+  /// Nobody is to be born or moved here any more.
+  void close_descriptors();
   /// What holds, defaults included.
   const ResourceLimits& limits() const { return limits_; }
   const std::vector<std::string>& paths() const { return paths_; }

@@ -69,7 +69,13 @@ std::pair<std::string, std::string> user_namespace_advice() {
           "run mayflyd as root, or allow unshare(CLONE_NEWUSER) in the container's profile"};
 }
 
+void VmJail::launched() {
+  std::lock_guard lock(mutex_);
+  if (cgroup_) cgroup_->close_descriptors();
+}
+
 void VmJail::ended() {
+  std::lock_guard lock(mutex_);
   if (cgroup_ && !cgroup_->try_remove()) return;  // Our destructor waits for the kernel.
   cgroup_.reset();
   id_.reset();

@@ -13,6 +13,7 @@
 #include "jailer/launch.h"
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,15 +52,16 @@ struct JailView {
   ResourceLimits limits;
 };
 
-/// Lives until its VM's monitor has been reaped; gives everything back then. Used by one thread at
-/// a time.
+/// Lives until its VM's monitor has been reaped; gives everything back then.
 class VmJail {
  public:
   const JailView& view() const { return view_; }
-  /// Borrows from here and from the JailHost.
+  /// Borrows from here and from the JailHost; until launched().
   jailer::JailPlan plan() const { return plan_; }
-  /// The kernel ended the monitor for want of memory.
+  /// The kernel ended the monitor for want of memory. Before ended(), on its thread.
   bool killed_for_memory() const { return cgroup_ && cgroup_->killed_for_memory(); }
+  /// The monitor is in its group: closes what brought it there. The thread that launches it.
+  void launched();
   /// The monitor has been reaped: gives back what goes without waiting. The reactor's thread.
   void ended();
 
@@ -67,7 +69,9 @@ class VmJail {
   friend class JailHost;
   JailView view_;
   jailer::JailPlan plan_;
-  // The id is given back after the group is gone.
+  // A monitor may end while it is still being launched.
+  std::mutex mutex_;
+  // Guarded by mutex_. The id is given back after the group is gone.
   IdLease id_;
   std::unique_ptr<VmCgroup> cgroup_;
 };

@@ -161,6 +161,7 @@ Result<> Vm::run_monitor(Resources& resources, bool start, const Call& call, Sto
   }
   monitor_ = TRY(Monitor::launch(environment_.reactor, plan,
                                  [this](MonitorEnd end) { on_monitor_end(std::move(end)); }));
+  jail_->launched();
   stopwatch.lap("spawn");
   const ConfigureParams params = configure_params(resources, start);
   const ControlReply reply = TRY(monitor_->call(

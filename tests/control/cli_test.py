@@ -94,7 +94,7 @@ class AloneTest(harness.Case):
         report = json.loads(end.out)
         self.assertEqual(end.code, 0 if report["runsLinuxGuests"] else 1)
         names = [check["name"] for check in report["checks"]]
-        for name in ("kvm", "guest-kernel-speed", "io-uring", "huge-pages", "memfd-huge-pages", "cgroup-v2", "tun",
+        for name in ("kvm", "guest-kernel-speed", "io-uring", "huge-pages", "memfd-huge-pages", "cgroup-memory", "tun",
                      "open-files", "memory"):
             self.assertIn(name, names)
         for check in report["checks"]:
