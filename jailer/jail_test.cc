@@ -117,7 +117,7 @@ void check_no_privileges(const Jailed& jailed, Findings& findings) {
   findings.equal("securebits", jailed.said("securebits"), std::to_string(0b1110'1111));
   findings.equal("become_root", jailed.said("become_root"), "EINVAL");  // nobody in there
   findings.equal("setgroups", words_of(jailed.proc("setgroups")), "deny");
-  findings.equal("open files", limit_of(jailed, "Max open files"), "1024 1024");
+  findings.equal("open files", limit_of(jailed, "Max open files"), "4096 4096");
 }
 
 void check_ids(const Jailed& jailed, uid_t uid, gid_t gid, Findings& findings) {
