@@ -95,6 +95,7 @@ class RuleCoverageTest(harness.Case):
         super().setUp()
         self.traces = []
         self.daemon = self.start_daemon(under=self.tracer())
+        self.daemon.need_linux_guests()
 
     def tracer(self):
         self.traces.append(self.dir / f"trace-{len(self.traces)}")
