@@ -60,6 +60,8 @@ class VmJail {
   jailer::JailPlan plan() const { return plan_; }
   /// The kernel ended the monitor for want of memory. Before ended(), on its thread.
   bool killed_for_memory() const { return cgroup_ && cgroup_->killed_for_memory(); }
+  /// No file can be written beyond this. Before plan() is used.
+  void limit_files(uint64_t max_bytes) { plan_.max_file_bytes = max_bytes; }
   /// The monitor is in its group: closes what brought it there. The thread that launches it.
   void launched();
   /// The monitor has been reaped: gives back what goes without waiting. The reactor's thread.

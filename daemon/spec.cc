@@ -273,8 +273,12 @@ Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd
     files.initrds.push_back(TRY(open_image("agent initrd", agent_initrd)));
   }
   const std::vector<const DiskSpec*> disks = all_disks(spec);
-  for (size_t i = 0; i < disks.size(); ++i)
+  for (size_t i = 0; i < disks.size(); ++i) {
     files.disks.push_back(TRY(open_disk(disk_field(spec, i).c_str(), *disks[i])));
+    if (disks[i]->read_only) continue;
+    files.largest_writable_disk =
+        std::max(files.largest_writable_disk, TRY(file_size(files.disks.back().ref())));
+  }
   return files;
 }
 

@@ -69,6 +69,8 @@ struct SpecFiles {
   std::vector<Fd> initrds;
   // /dev/vda, /dev/vdb, ...
   std::vector<Fd> disks;
+  // The largest that the VM may write to, in bytes.
+  uint64_t largest_writable_disk = 0;
 };
 
 /// Opens and checks every file of the spec. A disk is locked (flock: shared where read-only, else

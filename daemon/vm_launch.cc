@@ -114,6 +114,9 @@ Result<> Vm::make_jail(const Resources& resources) {
                                        .default_memory_mib = spec_.memory_mib + overhead_mib,
                                        .default_pids = default_pids(spec_.vcpus),
                                        .devices = TRY(device_limits(spec_, resources.files))}));
+  // The device keeps a guest inside its disk; this is for a monitor that was taken over.
+  jail_->limit_files(
+      std::max<uint64_t>(resources.files.largest_writable_disk, kMaxExitReportBytes));
   return {};
 }
 

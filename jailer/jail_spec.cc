@@ -19,6 +19,7 @@ constexpr std::string_view kUid = "--uid=";
 constexpr std::string_view kGid = "--gid=";
 constexpr std::string_view kCgroup = "--cgroup-procs-fd=";
 constexpr std::string_view kMount = "--mount-namespace-fd=";
+constexpr std::string_view kMaxFile = "--max-file-bytes=";
 constexpr std::string_view kNetwork = "--network-namespace-fd=";
 
 constexpr std::array<std::pair<std::string_view, JailMode>, 3> kModes = {{
@@ -51,6 +52,14 @@ Result<uint32_t> parse_id(const char* argument, std::string_view text) {
   return static_cast<uint32_t>(id);
 }
 
+Result<uint64_t> parse_bytes(const char* argument, std::string_view text) {
+  uint64_t bytes = 0;
+  if (!parse_number(text, bytes)) {
+    return fail({Code::kInvalidArgument, "BYTES"}, "%s: not a number of bytes", argument);
+  }
+  return bytes;
+}
+
 Result<JailMode> parse_mode(const char* argument, std::string_view text) {
   for (const auto& [name, mode] : kModes) {
     if (name == text) return mode;
@@ -73,6 +82,8 @@ Result<> parse_option(const char* argument, JailSpec& spec) {
     spec.gid = TRY(parse_id(argument, value));
   } else if (text.starts_with(kCgroup)) {
     spec.cgroup_procs.push_back(TRY(parse_descriptor(argument, value)));
+  } else if (text.starts_with(kMaxFile)) {
+    spec.max_file_bytes = TRY(parse_bytes(argument, value));
   } else if (text.starts_with(kMount)) {
     spec.mount_namespace = TRY(parse_descriptor(argument, value));
   } else if (text.starts_with(kNetwork)) {
@@ -147,6 +158,7 @@ std::vector<std::string> format_arguments(const JailSpec& spec) {
   if (spec.mode != JailMode::kOff) {
     add(kUid, spec.uid);
     add(kGid, spec.gid);
+    if (spec.max_file_bytes) add(kMaxFile, *spec.max_file_bytes);
   }
   for (const int descriptor : spec.cgroup_procs) add_descriptor(kCgroup, descriptor);
   add_descriptor(kMount, spec.mount_namespace);

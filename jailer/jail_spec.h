@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "jailer/jail_mode.h"
 
+#include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +37,8 @@ struct JailSpec {
   /// The shared empty namespaces; -1: own ones. kRoot only.
   int mount_namespace = -1;
   int network_namespace = -1;
+  /// No file that it writes grows beyond this. kOff: not looked at.
+  std::optional<uint64_t> max_file_bytes;
   /// Its argv, argv[0] included.
   std::vector<std::string> arguments;
 };

@@ -32,6 +32,16 @@ TEST_CASE("arguments are checked one by one") {
   CHECK_EQ(reason({"--mode=on", "--exec-fd=5", "--", "vmm"}), "MODE");
 }
 
+TEST_CASE("a bound on files is a number of bytes") {
+  CHECK_EQ(reason({"--max-file-bytes=0", "--exec-fd=5", "--", "vmm"}), "");
+  CHECK_EQ(reason({"--max-file-bytes=18446744073709551615", "--exec-fd=5", "--", "vmm"}), "");
+  for (const char* bad : {"--max-file-bytes=", "--max-file-bytes=-1", "--max-file-bytes=1k",
+                          "--max-file-bytes=18446744073709551616"}) {
+    CAPTURE(bad);
+    CHECK_EQ(reason({bad, "--exec-fd=5", "--", "vmm"}), "BYTES");
+  }
+}
+
 TEST_CASE("the numbers of descriptors are bounded") {
   std::vector<const char*> kept(kMaxKept + 1, "--keep-fd=3");
   kept.insert(kept.end(), {"--exec-fd=5", "--", "vmm"});

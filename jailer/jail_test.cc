@@ -23,6 +23,7 @@ namespace {
 constexpr uid_t kUid = 912345;
 constexpr gid_t kGid = 923456;
 constexpr uid_t kOrdinaryUser = 65533;
+constexpr uint64_t kMaxFileBytes = 123'456;
 constexpr const char* kNeedsRoot = "needs root";
 
 bool is_root() { return ::geteuid() == 0; }
@@ -36,6 +37,7 @@ JailPlan root_plan() {
   plan.mode = JailMode::kRoot;
   plan.uid = kUid;
   plan.gid = kGid;
+  plan.max_file_bytes = kMaxFileBytes;
   return plan;
 }
 
@@ -118,6 +120,8 @@ void check_no_privileges(const Jailed& jailed, Findings& findings) {
   findings.equal("become_root", jailed.said("become_root"), "EINVAL");  // nobody in there
   findings.equal("setgroups", words_of(jailed.proc("setgroups")), "deny");
   findings.equal("open files", limit_of(jailed, "Max open files"), "4096 4096");
+  findings.equal("file size", limit_of(jailed, "Max file size"),
+                 std::to_string(kMaxFileBytes) + " " + std::to_string(kMaxFileBytes));
 }
 
 void check_ids(const Jailed& jailed, uid_t uid, gid_t gid, Findings& findings) {
@@ -238,7 +242,8 @@ TEST_CASE("an ordinary user's jail is as empty, with the user's own id") {
   // The change of ids makes this child's memory undumpable, as the daemon's is.
   CHECK_EQ(in_child([&]() -> std::string {
              if (!become_ordinary_user()) return "cannot become an ordinary user";
-             auto jailed = Jailed::start(programs, {.mode = JailMode::kUser});
+             auto jailed = Jailed::start(
+                 programs, {.mode = JailMode::kUser, .max_file_bytes = kMaxFileBytes});
              if (!jailed) return jailed.error().describe();
              const std::string findings = check_jail(*jailed, kOrdinaryUser, kGid).text;
              const int status = jailed->end();

@@ -70,6 +70,7 @@ Handover hand_over(const LaunchPlan& plan) {
   Handover handover;
   JailSpec& spec = handover.spec;
   spec.mode = jail.mode;
+  spec.max_file_bytes = jail.max_file_bytes;
   spec.arguments = plan.arguments;
   for (const FdRef fd : plan.inherited) spec.kept.push_back(handover.add(fd));
   spec.exec_fd = handover.add(plan.program);

@@ -11,6 +11,8 @@
 #include "base/fd.h"
 #include "jailer/jail_mode.h"
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +38,9 @@ struct JailPlan {
   // cgroup v1: the `cgroup.procs` files the jailer writes itself into, open for writing. At most
   // kMaxCgroupProcs. In every mode.
   std::vector<FdRef> cgroup_procs = {};
+  // No file can be written beyond this: a program that was taken over cannot fill a file system by
+  // making a disk image grow. Absent: our own limit. Not for kOff.
+  std::optional<uint64_t> max_file_bytes = {};
   SharedNamespaces namespaces = {};
 };
 

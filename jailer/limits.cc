@@ -26,11 +26,12 @@ Result<> lower(__rlimit_resource resource, const char* name, rlim_t bound) {
 
 }  // namespace
 
-Result<> limit_resources(JailMode mode) {
+Result<> limit_resources(const JailSpec& spec) {
   TRY(lower(RLIMIT_CORE, "RLIMIT_CORE", 0));
-  if (mode == JailMode::kOff) return {};
+  if (spec.mode == JailMode::kOff) return {};
   TRY(lower(RLIMIT_NOFILE, "RLIMIT_NOFILE", kMaxOpenFiles));
-  if (mode == JailMode::kUser) return {};
+  if (spec.max_file_bytes) TRY(lower(RLIMIT_FSIZE, "RLIMIT_FSIZE", *spec.max_file_bytes));
+  if (spec.mode == JailMode::kUser) return {};
   return lower(RLIMIT_NPROC, "RLIMIT_NPROC", kMaxThreads);
 }
 

@@ -18,8 +18,8 @@ inline constexpr uint64_t kMaxOpenFiles = 4096;
 inline constexpr uint64_t kMaxThreads = 256;
 
 /// No core files (they would hold a guest's memory) in every mode; otherwise also the descriptors,
-/// and with kRoot the threads. In the other modes the uid's threads are counted over all of the
-/// user's processes, so the limit would hit bystanders.
-Result<> limit_resources(JailMode mode);
+/// how large a file can be written, and with kRoot the threads. In the other modes the uid's
+/// threads are counted over all of the user's processes, so the limit would hit bystanders.
+Result<> limit_resources(const JailSpec& spec);
 
 }  // namespace mayfly::jailer

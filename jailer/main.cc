@@ -32,6 +32,7 @@ constexpr const char* kUsage =
     "  --mode=user               namespaces around us; needs a new user and PID namespace\n"
     "  --mode=off                descriptors, environment and limits only; the default\n"
     "  --uid=N --gid=N           root: the ids of the program; user: our own\n"
+    "  --max-file-bytes=N        no file can be written beyond this\n"
     "  --cgroup-procs-fd=N       a cgroup.procs of cgroup v1 to enter\n"
     "  --mount-namespace-fd=N    root: an empty mount namespace to copy\n"
     "  --network-namespace-fd=N  root: an empty network namespace to enter\n";
@@ -54,7 +55,7 @@ Result<> run(std::span<const char* const> arguments) {
   const JailSpec spec = TRY(parse_arguments(arguments));
   TRY(close_other_descriptors(spec));
   TRY(join_cgroups(spec));
-  TRY(limit_resources(spec.mode));
+  TRY(limit_resources(spec));
   TRY(spec.mode == JailMode::kOff ? forbid_new_privileges() : confine(spec));
   return enter(spec);
 }

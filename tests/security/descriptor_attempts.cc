@@ -3,7 +3,9 @@
 // What can be done to the descriptors that a monitor rightly has.
 #include "tests/security/attempt.h"
 
+#include <array>
 #include <csignal>
+#include <cstdint>
 #include <ctime>
 
 #include <fcntl.h>
@@ -37,6 +39,15 @@ Outcome shrink_console(World&) {
 }
 Outcome shrink_memory(World&) {
   return judge("ftruncate", ::syscall(SYS_ftruncate, kMemory, 4096));
+}
+// Its position may be anywhere in it, so one more block than the whole of it.
+Outcome grow_disk(World&) {
+  static constexpr std::array<char, 64 * 1024> kBlock = {};
+  for (uint64_t written = 0; written < kDiskBytes; written += kBlock.size()) {
+    const long size = ::syscall(SYS_write, kDisk, kBlock.data(), kBlock.size());
+    if (size < 0) return judge("write", size);
+  }
+  return judge("write", ::syscall(SYS_write, kDisk, kBlock.data(), kBlock.size()));
 }
 Outcome punch_disk(World&) {
   return judge("fallocate", ::syscall(SYS_fallocate, kDisk,
@@ -134,6 +145,7 @@ constexpr Attempt kAttempts[] = {
     {"map-kernel-for-writing", "the same by memory", kSeccomp | kBeforeRun | kDescriptor,
      map_kernel_for_writing},
     {"shrink-disk", "a fault in who has mapped it", kSeccomp, shrink_disk},
+    {"grow-disk", "all the room of the file system", kLimits, grow_disk},
     {"shrink-console", "a fault in the daemon, had it mapped the ring", kSeccomp, shrink_console},
     {"shrink-memory", "a fault in who has mapped it", kSeccomp, shrink_memory},
     {"punch-disk", "lost data past the device's own rules", kSeccomp, punch_disk},

@@ -26,7 +26,6 @@
 namespace mayfly::escape {
 namespace {
 
-constexpr uint64_t kDiskBytes = uint64_t{1} << 20;
 constexpr uint64_t kMemoryBytes = uint64_t{2} << 20;
 constexpr unsigned kForEveryone = 0666;
 

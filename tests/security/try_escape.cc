@@ -125,6 +125,7 @@ class Launcher {
     plan.jail.uid = uid;
     plan.jail.gid = uid;
     plan.jail.namespaces = namespaces_.shared();
+    plan.jail.max_file_bytes = kDiskBytes;
     return jailer::launch(plan);
   }
 

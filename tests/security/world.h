@@ -28,6 +28,9 @@ enum Inherited : int {
   kInheritedEnd,
 };
 
+/// Of each disk. A jail lets no file grow beyond it.
+inline constexpr uint64_t kDiskBytes = uint64_t{1} << 20;
+
 inline constexpr std::array<char, 16> kSecret = {"mayfly's secret"};
 
 /// What to go for. Made by the launcher, written to a file as it is.
