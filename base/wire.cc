@@ -119,6 +119,18 @@ void WireWriter::text(uint32_t field, std::string_view value) {
   bytes_ += value;
 }
 
+void WireWriter::raw(uint32_t field, std::span<const std::byte> value) {
+  begin_bytes(field, value.size());
+  bytes_.append(static_cast<const char*>(static_cast<const void*>(value.data())), value.size());
+}
+
+void WireWriter::packed(uint32_t field, std::span<const uint64_t> values) {
+  if (values.empty()) return;
+  WireWriter inner;
+  for (const uint64_t value : values) inner.varint(value);
+  message(field, inner);
+}
+
 void WireWriter::message(uint32_t field, const WireWriter& inner) {
   begin_bytes(field, inner.bytes_.size());
   bytes_ += inner.bytes_;

@@ -2,9 +2,10 @@
 //
 // The protobuf encoding (protobuf.dev, "Encoding"), as much of it as our private messages need. The
 // agent and the monitor speak it by hand: the library would be half of either program, since it
-// brings C++'s streams and locales along, and there is one of them for each VM. Theirs is the only
-// use: what has room for the library uses the library. What is read is not trusted. The tests of
-// guest/agent/convert and vmm/control/request hold this against the library.
+// brings C++'s streams and locales along, and there is one of them for each VM. A snapshot's parts
+// are the third use, since the monitor writes them and reads them back: base/wire_table.h. What has
+// room for the library uses the library. What is read is not trusted. The tests of
+// guest/agent/convert, vmm/control/request and snapshot/ hold this against the library.
 #pragma once
 
 #include "base/error.h"
@@ -64,6 +65,10 @@ class WireWriter {
   /// Fields 1, 2, 3, ... of a message.
   void numbers(std::span<const uint64_t> values);
   void text(uint32_t field, std::string_view value);
+  /// Also where it is empty.
+  void raw(uint32_t field, std::span<const std::byte> value);
+  /// A repeated number, zeroes and all; left out where there is none.
+  void packed(uint32_t field, std::span<const uint64_t> values);
   /// Also where it is empty: a message that is there.
   void message(uint32_t field, const WireWriter& inner);
   /// Only the beginning of a length-delimited field; its `size` bytes are to follow.

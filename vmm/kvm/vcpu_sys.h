@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "vmm/kvm/kvm_sys.h"
+#include "vmm/kvm/vcpu_state.h"
 
 #include <csignal>
 #include <cstddef>
@@ -39,19 +40,6 @@ struct Exit {
   std::span<std::byte> data = {};
   uint32_t detail = 0;
   uint64_t hardware_reason = 0;
-};
-
-/// A vCPU's state as untrusted data. `xsave` and `msrs` are as large as the host's.
-struct VcpuState {
-  kvm_regs regs = {};
-  kvm_sregs sregs = {};
-  kvm_debugregs debug_regs = {};
-  kvm_xcrs xcrs = {};
-  kvm_lapic_state lapic = {};
-  kvm_vcpu_events events = {};
-  kvm_mp_state mp_state = {};
-  XsaveArea xsave;
-  MsrTable msrs;
 };
 
 class Vcpu {

@@ -13,8 +13,8 @@
 
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/kvm_sys.h"
+#include "vmm/machine/ioapic_state.h"
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -25,13 +25,8 @@ class Ioapic final : public BusDevice {
  public:
   static constexpr uint32_t kMaxPins = kvm::kIoapicPins;
 
-  /// Untrusted data, for snapshots.
-  struct State {
-    uint32_t select = 0;
-    uint32_t id = 0;
-    std::array<uint64_t, kMaxPins> redirection = {};
-    std::array<bool, kMaxPins> pending = {};
-  };
+  using State = IoapicState;
+  static_assert(State::kMaxPins == kMaxPins);
 
   /// Where messages go; KVM in the monitor.
   class MessageSink {

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/chain.h"
+
+#include "snapshot/state_codec.h"
+
+#include <utility>
+
+namespace mayfly::snapshot {
+namespace {
+
+std::unexpected<Error> mismatch(const Parent& parent, const char* what) {
+  return fail({Code::kDataLoss, "PARENT_MISMATCH"}, "parent %s: %s", parent.id.c_str(), what);
+}
+
+Result<Snapshot> open_parent(FdRef store, const Snapshot& child) {
+  const Parent& parent = *child.manifest().parent;
+  auto snapshot = Snapshot::open(store, parent.id);
+  if (!snapshot && snapshot.error().code() == Code::kNotFound) {
+    return fail({Code::kNotFound, "PARENT_NOT_FOUND"}, "snapshot %s: its parent %s is not there",
+                child.manifest().id.c_str(), parent.id.c_str());
+  }
+  if (!snapshot) return std::unexpected(std::move(snapshot).error().with_context(parent.id));
+  if (!snapshot->index()) return mismatch(parent, "has no memory");
+  // The digest is that of the content, down to the full snapshot: it also rules out a circle.
+  if (snapshot->index()->digest != parent.memory_digest) {
+    return mismatch(parent, "has another memory than the diff was made over");
+  }
+  if (snapshot->manifest().machine.memory_bytes != child.manifest().machine.memory_bytes) {
+    return mismatch(parent, "has another memory_bytes");
+  }
+  return snapshot;
+}
+
+}  // namespace
+
+Result<Chain> Chain::open(FdRef store, const std::string& name) {
+  Chain chain;
+  chain.snapshots_.push_back(TRY(Snapshot::open(store, name)));
+  while (chain.snapshots_.back().manifest().parent) {
+    if (chain.snapshots_.size() == kMaxChainLength) {
+      return fail({Code::kFailedPrecondition, "CHAIN_LENGTH"},
+                  "snapshot %s: more than %zu snapshots in its chain; merge some", name.c_str(),
+                  kMaxChainLength);
+    }
+    chain.snapshots_.push_back(TRY(open_parent(store, chain.snapshots_.back())));
+  }
+  return chain;
+}
+
+LayeredMemory Chain::memory(size_t count) const {
+  CHECK(count > 0 && count <= snapshots_.size());
+  std::vector<MemoryLayer> layers;
+  for (size_t i = count; i > 0; --i) layers.push_back(snapshots_[i - 1].layer());
+  return LayeredMemory(std::move(layers));
+}
+
+Result<> Chain::verify_memory() const {
+  for (const Snapshot& snapshot : snapshots_) {
+    if (Result<> whole = snapshot.verify_memory(); !whole) {
+      return std::unexpected(std::move(whole).error().with_context(snapshot.manifest().id));
+    }
+  }
+  return {};
+}
+
+Result<> merge(const Merge& what, SnapshotWriter& writer) {
+  const auto& snapshots = what.chain.snapshots();
+  if (what.count < 2 || what.count > snapshots.size()) {
+    return fail({Code::kInvalidArgument, "MERGE_COUNT"}, "count: %zu is not in 2 to %zu",
+                what.count, snapshots.size());
+  }
+  // What the lowest of them stands on, the new one stands on.
+  const Manifest& lowest = snapshots[what.count - 1].manifest();
+  Manifest manifest = what.chain.newest().manifest();
+  manifest.id = what.id;
+  manifest.kind = lowest.kind;
+  manifest.parent = lowest.parent;
+  manifest.created_ns = what.created_ns;
+
+  LayeredMemory memory = what.chain.memory(what.count);
+  const std::vector<uint64_t> known = memory.known_pages();
+  const WrittenMemory written =
+      TRY(write_memory({.file = TRY(writer.create_part(kMemoryName)),
+                        .ram = memory,
+                        .memory_bytes = memory.size(),
+                        .parent_digest = lowest.parent ? lowest.parent->memory_digest : Digest{},
+                        .dirty = known}));
+  TRY(writer.write_part(kMemoryIndexName, TRY(encode_index(written.index))));
+  TRY(writer.write_part(kStateName, encode_state(what.chain.newest().state())));
+  if (const auto& set = what.chain.newest().working_set()) {
+    TRY(writer.write_part(kWorkingSetName, encode_working_set(*set)));
+  }
+  return writer.commit(std::move(manifest));
+}
+
+}  // namespace mayfly::snapshot

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/memory_file.h"
+
+#include "snapshot/files.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace mayfly::snapshot {
+namespace {
+
+std::span<std::byte> bytes_of(std::vector<std::byte>& buffer, const PageRun& run) {
+  return std::span(buffer).subspan(run.first * kPageBytes, run.pages * kPageBytes);
+}
+
+// Compared with itself, a byte apart: memcmp() goes at the speed of memory, and stops early.
+bool is_zero(std::span<const std::byte> page) {
+  return page[0] == std::byte{} && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+}
+
+Result<> each_run(const PageMap& map, auto&& body) {
+  for (PageRun run = next_run(map, 0); run.pages > 0; run = next_run(map, run.first + run.pages)) {
+    TRY(body(run));
+  }
+  return {};
+}
+
+// What the job asks for of chunk `number`.
+PageMap wanted_pages(const MemoryJob& job, uint32_t number) {
+  const size_t pages = pages_in_chunk(job.memory_bytes, number);
+  PageMap wanted;
+  if (job.parent_digest == Digest{}) return wanted.set() >> (kChunkPages - pages);
+  constexpr size_t kBits = 64;
+  for (size_t page = 0; page < pages; ++page) {
+    const uint64_t bit = uint64_t{number} * kChunkPages + page;
+    if ((job.dirty[bit / kBits] >> (bit % kBits) & 1) != 0) wanted.set(page);
+  }
+  return wanted;
+}
+
+Result<> check(const MemoryJob& job) {
+  if (TRY(file_size(job.file)) != 0) {
+    return fail({Code::kInternal, "MEMORY_FILE"}, "memory: the file to write is not empty");
+  }
+  const uint64_t pages = job.memory_bytes / kPageBytes;
+  if (job.parent_digest != Digest{} && job.dirty.size() < (pages + 63) / 64) {
+    return fail({Code::kInternal, "DIRTY_BITMAP"},
+                "memory: a bitmap of %zu words is too small for %llu pages", job.dirty.size(),
+                static_cast<unsigned long long>(pages));
+  }
+  if (::ftruncate(job.file.number(), static_cast<off_t>(job.memory_bytes)) != 0) {
+    return fail_errno({Code::kResourceExhausted, "NO_SPACE"}, errno, "memory: %llu bytes",
+                      static_cast<unsigned long long>(job.memory_bytes));
+  }
+  return {};
+}
+
+// Writes one chunk's pages out of `buffer`, whose other pages may hold anything.
+Result<Chunk> write_chunk(const MemoryJob& job, uint32_t number, std::vector<std::byte>& buffer,
+                          Hasher& hasher) {
+  const uint64_t start = number * kChunkBytes;
+  const PageMap wanted = wanted_pages(job, number);
+  TRY(each_run(wanted, [&](const PageRun& run) {
+    return job.ram.read(start + run.first * kPageBytes, bytes_of(buffer, run));
+  }));
+  Chunk chunk{.number = number, .digest = {}, .stored = {}, .zero = {}};
+  for (size_t page = 0; page < kChunkPages; ++page) {
+    if (wanted[page]) (is_zero(bytes_of(buffer, {page, 1})) ? chunk.zero : chunk.stored).set(page);
+  }
+  hasher.reset();
+  TRY(each_run(chunk.stored, [&](const PageRun& run) {
+    const auto bytes = bytes_of(buffer, run);
+    hasher.add(bytes);
+    return write_at(job.file, bytes, start + run.first * kPageBytes);
+  }));
+  chunk.digest = hasher.digest();
+  return chunk;
+}
+
+std::unexpected<Error> damaged_chunk(uint32_t number, const char* what) {
+  return fail({Code::kDataLoss, "MEMORY_DAMAGED"}, "memory: the 2 MiB at %llu: %s",
+              static_cast<unsigned long long>(number * kChunkBytes), what);
+}
+
+// A layer's stored pages into their places in `buffer`, checked.
+Result<> read_stored(const MemoryLayer& layer, const Chunk& chunk, std::vector<std::byte>& buffer,
+                     Hasher& hasher) {
+  hasher.reset();
+  TRY(each_run(chunk.stored, [&](const PageRun& run) -> Result<> {
+    const auto bytes = bytes_of(buffer, run);
+    TRY(pread_exact(layer.file, bytes, chunk.number * kChunkBytes + run.first * kPageBytes));
+    hasher.add(bytes);
+    return {};
+  }));
+  if (hasher.digest() != chunk.digest) return damaged_chunk(chunk.number, "not as it was written");
+  return {};
+}
+
+}  // namespace
+
+Result<WrittenMemory> write_memory(const MemoryJob& job) {
+  TRY(check(job));
+  const bool full = job.parent_digest == Digest{};
+  WrittenMemory written;
+  written.index.memory_bytes = job.memory_bytes;
+  written.index.parent_digest = job.parent_digest;
+  std::vector<std::byte> buffer(kChunkBytes);
+  Hasher hasher;
+  for (uint32_t number = 0; number < chunk_count(job.memory_bytes); ++number) {
+    const uint64_t start = number * kChunkBytes;
+    if (full) {
+      // What was never touched is not even looked at.
+      const auto next = static_cast<uint32_t>(TRY(job.ram.next_data(start)) / kChunkBytes);
+      if (next > number) {
+        number = next - 1;
+        continue;
+      }
+    }
+    Chunk chunk = TRY(write_chunk(job, number, buffer, hasher));
+    written.stored_pages += chunk.stored.count();
+    written.zero_pages += chunk.zero.count();
+    if (full) chunk.zero.reset();
+    if ((chunk.stored | chunk.zero).any()) written.index.chunks.push_back(chunk);
+  }
+  return written;
+}
+
+Result<> verify_memory(FdRef file, const MemoryIndex& index) {
+  std::vector<std::byte> buffer(kChunkBytes);
+  Hasher hasher;
+  for (uint32_t number = 0; number < chunk_count(index.memory_bytes); ++number) {
+    const uint64_t start = number * kChunkBytes;
+    const Chunk* chunk = index.find(number);
+    const uint64_t data = TRY(next_data_in(file, start, index.memory_bytes));
+    if (chunk == nullptr && data >= start + kChunkBytes) continue;
+    const size_t pages = pages_in_chunk(index.memory_bytes, number);
+    TRY(pread_exact(file, bytes_of(buffer, {0, pages}), start));
+    hasher.reset();
+    for (size_t page = 0; page < pages; ++page) {
+      const auto bytes = bytes_of(buffer, {page, 1});
+      if (chunk != nullptr && chunk->stored[page]) {
+        hasher.add(bytes);
+      } else if (!is_zero(bytes)) {
+        return damaged_chunk(number, "there are bytes where nothing is stored");
+      }
+    }
+    if (chunk != nullptr && hasher.digest() != chunk->digest) {
+      return damaged_chunk(number, "not as it was written");
+    }
+  }
+  return {};
+}
+
+LayeredMemory::LayeredMemory(std::vector<MemoryLayer> layers)
+    : layers_(std::move(layers)), layer_buffer_(kChunkBytes), buffer_(kChunkBytes) {
+  CHECK(!layers_.empty());
+}
+
+Result<> LayeredMemory::load(uint32_t number) {
+  if (loaded_ == number) return {};
+  loaded_ = kNone;
+  stored_.reset();
+  zero_.reset();
+  std::memset(buffer_.data(), 0, buffer_.size());
+  for (const MemoryLayer& layer : layers_) {
+    const Chunk* chunk = layer.index->find(number);
+    if (chunk == nullptr) continue;
+    TRY(read_stored(layer, *chunk, layer_buffer_, hasher_));
+    TRY(each_run(chunk->stored, [&](const PageRun& run) -> Result<> {
+      std::ranges::copy(bytes_of(layer_buffer_, run), bytes_of(buffer_, run).begin());
+      return {};
+    }));
+    TRY(each_run(chunk->zero, [&](const PageRun& run) -> Result<> {
+      std::ranges::fill(bytes_of(buffer_, run), std::byte{});
+      return {};
+    }));
+    stored_ = (stored_ & ~chunk->zero) | chunk->stored;
+    zero_ = (zero_ & ~chunk->stored) | chunk->zero;
+  }
+  loaded_ = number;
+  return {};
+}
+
+Result<> LayeredMemory::read(uint64_t offset, std::span<std::byte> out) {
+  CHECK(out.size() <= size() && offset <= size() - out.size());
+  while (!out.empty()) {
+    const uint64_t inside = offset % kChunkBytes;
+    const size_t size = std::min<size_t>(out.size(), kChunkBytes - inside);
+    TRY(load(static_cast<uint32_t>(offset / kChunkBytes)));
+    std::memcpy(out.data(), buffer_.data() + inside, size);
+    out = out.subspan(size);
+    offset += size;
+  }
+  return {};
+}
+
+Result<uint64_t> LayeredMemory::next_data(uint64_t offset) {
+  uint64_t next = size();
+  for (const MemoryLayer& layer : layers_) {
+    const auto it = std::ranges::lower_bound(
+        layer.index->chunks, static_cast<uint32_t>(offset / kChunkBytes), {}, &Chunk::number);
+    if (it != layer.index->chunks.end()) next = std::min(next, it->number * kChunkBytes);
+  }
+  return std::max(next, offset);
+}
+
+std::vector<uint64_t> LayeredMemory::known_pages() const {
+  constexpr size_t kBits = 64;
+  std::vector<uint64_t> pages((size() / kPageBytes + kBits - 1) / kBits);
+  for (const MemoryLayer& layer : layers_) {
+    for (const Chunk& chunk : layer.index->chunks) {
+      const PageMap known = chunk.stored | chunk.zero;
+      for (size_t page = 0; page < kChunkPages; ++page) {
+        const uint64_t bit = uint64_t{chunk.number} * kChunkPages + page;
+        if (known[page]) pages[bit / kBits] |= uint64_t{1} << (bit % kBits);
+      }
+    }
+  }
+  return pages;
+}
+
+Result<> LayeredMemory::apply_chunk(FdRef memfd) {
+  const uint64_t start = loaded_ * kChunkBytes;
+  TRY(each_run(stored_, [&](const PageRun& run) {
+    return write_at(memfd, bytes_of(buffer_, run), start + run.first * kPageBytes);
+  }));
+  return each_run(zero_, [&](const PageRun& run) -> Result<> {
+    if (::fallocate(memfd.number(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    static_cast<off_t>(start + run.first * kPageBytes),
+                    static_cast<off_t>(run.pages * kPageBytes)) != 0) {
+      return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "memory: clear pages");
+    }
+    return {};
+  });
+}
+
+Result<> LayeredMemory::apply_to(FdRef memfd) {
+  if (TRY(file_size(memfd)) != size()) {
+    return fail({Code::kInvalidArgument, "MEMORY_SIZE"}, "memory: the memfd is not of %llu bytes",
+                static_cast<unsigned long long>(size()));
+  }
+  if (!layers_[0].index->is_diff() && TRY(next_data_in(memfd, 0, size())) != size()) {
+    return fail({Code::kFailedPrecondition, "MEMORY_NOT_EMPTY"},
+                "memory: a full snapshot goes into an empty memfd only");
+  }
+  const uint32_t count = chunk_count(size());
+  for (uint64_t next = TRY(next_data(0)); next < size();) {
+    const auto number = static_cast<uint32_t>(next / kChunkBytes);
+    TRY(load(number));
+    TRY(apply_chunk(memfd));
+    if (number + 1 == count) break;
+    next = TRY(next_data((number + 1) * kChunkBytes));
+  }
+  return {};
+}
+
+}  // namespace mayfly::snapshot

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The part `memory.index`: which pages of guest RAM the memory file holds, and a digest for each
+// chunk of 2 MiB, so that chunks can be checked apart. RAM is counted by its offset (that of the
+// memfd), not by guest-physical address.
+//
+// Pure; any thread.
+#pragma once
+
+#include "base/error.h"
+#include "snapshot/digest.h"
+#include "snapshot/manifest.h"
+#include "snapshot/sealed.h"
+
+#include <bitset>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace mayfly::snapshot {
+
+inline constexpr size_t kChunkPages = 512;
+inline constexpr uint64_t kChunkBytes = uint64_t{kChunkPages} * kPageBytes;
+inline constexpr size_t kMaxChunks = kMaxMemoryBytes / kChunkBytes;
+/// 26 bytes for a chunk that is whole, 500 for the most scattered one.
+inline constexpr uint64_t kMaxIndexBytes = uint64_t{256} << 20;
+
+/// Pages of one chunk.
+using PageMap = std::bitset<kChunkPages>;
+
+struct Chunk {
+  uint32_t number = 0;
+  /// Of the stored pages, one after the other.
+  Digest digest;
+  /// In the memory file.
+  PageMap stored;
+  /// All zero, in a diff; in a full index everything that is not stored is zero.
+  PageMap zero;
+
+  friend bool operator==(const Chunk&, const Chunk&) = default;
+};
+
+struct MemoryIndex {
+  uint64_t memory_bytes = 0;
+  /// In a diff, the digest of the index it goes over. Zeroes in a full one.
+  Digest parent_digest;
+  /// By number.
+  std::vector<Chunk> chunks;
+
+  bool is_diff() const { return parent_digest != Digest{}; }
+  /// The line of chunk `number`, or null where it holds nothing.
+  const Chunk* find(uint32_t number) const;
+
+  friend bool operator==(const MemoryIndex&, const MemoryIndex&) = default;
+};
+
+/// How many chunks RAM has, and how many pages are in one: the last may be smaller.
+constexpr uint32_t chunk_count(uint64_t memory_bytes) {
+  return static_cast<uint32_t>((memory_bytes + kChunkBytes - 1) / kChunkBytes);
+}
+constexpr size_t pages_in_chunk(uint64_t memory_bytes, uint32_t number) {
+  const uint64_t left = memory_bytes - number * kChunkBytes;
+  return static_cast<size_t>(std::min(left, kChunkBytes) / kPageBytes);
+}
+
+/// A run of pages in a chunk.
+struct PageRun {
+  size_t first;
+  size_t pages;
+};
+/// The first run of `map` at or after page `from`; no pages where there is none.
+PageRun next_run(const PageMap& map, size_t from);
+
+/// The whole part. kResourceExhausted where memory is so scattered that it would be above
+/// kMaxIndexBytes.
+Result<Sealed> encode_index(const MemoryIndex& index);
+
+/// Hostile bytes: the whole part. Runs are sorted, apart, page for page inside `memory_bytes`.
+struct ReadIndex {
+  MemoryIndex index;
+  Digest digest;
+};
+Result<ReadIndex> decode_index(std::span<const std::byte> file, uint64_t memory_bytes);
+
+}  // namespace mayfly::snapshot
