@@ -166,6 +166,10 @@ Result<> check(const Manifest& manifest) {
   if (manifest.parent && manifest.parent->memory_digest == Digest{}) {
     return bad("parent.memory_digest: missing");
   }
+  // It is shown to people: no control characters.
+  if (!std::ranges::all_of(manifest.host.cpu_vendor, [](char c) { return c >= ' ' && c <= '~'; })) {
+    return bad("host.cpu_vendor: not printable");
+  }
   TRY(check_machine(manifest.machine));
   return check_parts(manifest);
 }

@@ -111,14 +111,11 @@ Result<WrittenMemory> write_memory(const MemoryJob& job) {
   std::vector<std::byte> buffer(kChunkBytes);
   Hasher hasher;
   for (uint32_t number = 0; number < chunk_count(job.memory_bytes); ++number) {
-    const uint64_t start = number * kChunkBytes;
     if (full) {
       // What was never touched is not even looked at.
-      const auto next = static_cast<uint32_t>(TRY(job.ram.next_data(start)) / kChunkBytes);
-      if (next > number) {
-        number = next - 1;
-        continue;
-      }
+      const uint64_t next = TRY(job.ram.next_data(number * kChunkBytes));
+      if (next >= job.memory_bytes) break;
+      number = static_cast<uint32_t>(next / kChunkBytes);
     }
     Chunk chunk = TRY(write_chunk(job, number, buffer, hasher));
     written.stored_pages += chunk.stored.count();

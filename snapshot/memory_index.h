@@ -22,7 +22,7 @@ namespace mayfly::snapshot {
 inline constexpr size_t kChunkPages = 512;
 inline constexpr uint64_t kChunkBytes = uint64_t{kChunkPages} * kPageBytes;
 inline constexpr size_t kMaxChunks = kMaxMemoryBytes / kChunkBytes;
-/// 26 bytes for a chunk that is whole, 500 for the most scattered one.
+/// 26 bytes for a chunk that is whole, 540 for the most scattered one.
 inline constexpr uint64_t kMaxIndexBytes = uint64_t{256} << 20;
 
 /// Pages of one chunk.

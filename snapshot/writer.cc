@@ -6,7 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <iterator>
+#include <optional>
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -55,7 +56,7 @@ Result<> check_is_snapshot(FdRef store, const std::string& name) {
   return {};
 }
 
-// kUnspecified: memory.
+// Memory is not sealed.
 std::optional<PartKind> sealed_kind(const std::string& name) {
   if (name == kStateName) return PartKind::kState;
   if (name == kMemoryIndexName) return PartKind::kMemoryIndex;
