@@ -11,6 +11,9 @@ std::unexpected<Error> above(const char* name, uint64_t value, uint64_t max) {
 
 }  // namespace
 
+// Here and not in the header: inlined, GCC 12 takes the error that is not there for uninitialised.
+Result<> WireDecoder::take_result() && { return std::move(result_); }
+
 void WireDecoder::fail_in(const char* name, Error error) {
   result_ = std::unexpected(std::move(error).with_context(name));
 }

@@ -118,7 +118,7 @@ class WireDecoder {
  public:
   explicit WireDecoder(const WireField& field) : field_(field) {}
 
-  Result<> take_result() && { return std::move(result_); }
+  Result<> take_result() &&;
 
   template <typename T>
   void number(uint32_t field, const char* name, T& value) {

@@ -90,39 +90,46 @@ namespace {
 struct PartRule {
   const char* name;
   Encoding encoding;
-  uint64_t max_bytes;
+  uint64_t (*max_bytes)(uint64_t memory_bytes);
   bool needed;
   bool of_memory;
 };
+template <uint64_t kLimit>
+constexpr uint64_t always(uint64_t) {
+  return kLimit;
+}
 constexpr PartRule kPartRules[] = {
-    {kStateName, Encoding::kSealedMessage, kMaxStateBytes, true, false},
-    {kMemoryName, Encoding::kSparsePages, kMaxMemoryBytes, true, true},
-    {kMemoryIndexName, Encoding::kSealedMessage, kMaxIndexBytes, true, true},
-    {kWorkingSetName, Encoding::kSealedMessage, kMaxWorkingSetBytes, false, true},
+    {kStateName, Encoding::kSealedMessage, always<kMaxStateBytes>, true, false},
+    {kMemoryName, Encoding::kSparsePages, always<kMaxMemoryBytes>, true, true},
+    {kMemoryIndexName, Encoding::kSealedMessage, max_index_bytes, true, true},
+    {kWorkingSetName, Encoding::kSealedMessage, always<kMaxWorkingSetBytes>, false, true},
 };
 
 std::unexpected<Error> bad(const char* what) {
   return fail({Code::kDataLoss, "MANIFEST_INVALID"}, "%s", what);
 }
 
-Result<> check_part(const Part& part) {
+Result<> check_part(const Part& part, uint64_t memory_bytes) {
   const auto* rule = std::ranges::find_if(
       kPartRules, [&](const PartRule& candidate) { return part.name == candidate.name; });
   if (rule == std::end(kPartRules) || part.encoding != rule->encoding) {
     return fail({Code::kFailedPrecondition, "PART_UNKNOWN"},
                 "parts: one that this program does not know, or encoded in another way");
   }
-  if (part.size_bytes > rule->max_bytes) {
+  const uint64_t max_bytes = rule->max_bytes(memory_bytes);
+  if (part.size_bytes > max_bytes) {
     return fail({Code::kDataLoss, "MANIFEST_INVALID"},
                 "parts: %s of %llu bytes is above the limit of %llu", rule->name,
                 static_cast<unsigned long long>(part.size_bytes),
-                static_cast<unsigned long long>(rule->max_bytes));
+                static_cast<unsigned long long>(max_bytes));
   }
   return {};
 }
 
 Result<> check_parts(const Manifest& manifest) {
-  for (const Part& part : manifest.parts) TRY(check_part(part));
+  for (const Part& part : manifest.parts) {
+    TRY(check_part(part, manifest.machine.memory_bytes));
+  }
   const bool has_memory = manifest.kind != Kind::kStateOnly;
   for (const PartRule& rule : kPartRules) {
     const auto count = std::ranges::count(manifest.parts, rule.name, &Part::name);

@@ -130,6 +130,8 @@ TEST_CASE("a manifest that cannot be is refused by the field's name") {
   });
   refused(kInvalid, "state of 8388609",
           [](auto& m) { m.mutable_parts(0)->set_size_bytes(kMaxStateBytes + 1); });
+  refused(kInvalid, "memory.index of 10000 bytes is above the limit of 7168",
+          [](auto& m) { m.mutable_parts(2)->set_size_bytes(10'000); });
   refused("PART_UNKNOWN", "parts", [](auto& m) { m.mutable_parts(0)->set_name("/etc/passwd"); });
   refused("PART_UNKNOWN", "parts",
           [](auto& m) { m.mutable_parts(0)->set_encoding(state::SPARSE_PAGES); });

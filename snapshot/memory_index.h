@@ -12,6 +12,7 @@
 #include "snapshot/manifest.h"
 #include "snapshot/sealed.h"
 
+#include <algorithm>
 #include <bitset>
 #include <cstdint>
 #include <span>
@@ -24,6 +25,11 @@ inline constexpr uint64_t kChunkBytes = uint64_t{kChunkPages} * kPageBytes;
 inline constexpr size_t kMaxChunks = kMaxMemoryBytes / kChunkBytes;
 /// 26 bytes for a chunk that is whole, 540 for the most scattered one.
 inline constexpr uint64_t kMaxIndexBytes = uint64_t{256} << 20;
+
+/// The part's limit for this much RAM, so that a small machine's index cannot be a large one.
+constexpr uint64_t max_index_bytes(uint64_t memory_bytes) {
+  return std::min(kMaxIndexBytes, 4096 + (memory_bytes / kChunkBytes + 1) * 1024);
+}
 
 /// Pages of one chunk.
 using PageMap = std::bitset<kChunkPages>;

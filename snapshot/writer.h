@@ -6,7 +6,8 @@
 // that dies leaves that, or the new snapshot, and perhaps a temporary directory for sweep().
 //
 // Used by the daemon, which may give a part's file to the monitor to write: nothing that a monitor
-// writes is committed unless the reader takes it. Blocks on the disk; one thread at a time.
+// writes is committed unless the reader takes it. One that goes on writing after that makes a
+// snapshot that does not open, by its digests. Blocks on the disk; one thread at a time.
 #pragma once
 
 #include "base/error.h"
