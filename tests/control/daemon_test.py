@@ -138,12 +138,13 @@ class MonitorEndTest(harness.DaemonCase):
                 start, _, end = words[0].partition("-")
                 if words[1] == "r-xp" and "[" not in line:
                     memory.seek(int(start, 16))
-                    memory.write(b"\x0f\x0b" * ((int(end, 16) - int(start, 16)) // 2))
+                    # INT3, one byte: wherever in an instruction a thread goes on.
+                    memory.write(b"\xcc" * (int(end, 16) - int(start, 16)))
         with self.assertRaises(grpc.RpcError):
             self.api.PauseVm(vm_pb.PauseVmRequest(vm_id=self.vm_id))
         vm = self.daemon.wait_stopped(self.vm_id)
         self.assert_exit(vm, "MONITOR_KILLED")
-        self.assertEqual(vm.exit.signal, signal.SIGILL)
+        self.assertEqual(vm.exit.signal, signal.SIGTRAP)
 
     def test_a_call_that_waits_on_a_monitor_ends_with_it(self):
         self.daemon.probe(self.vm_id, "probe.test=spin")
