@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import unittest
@@ -269,10 +270,15 @@ class UserTest(harness.Case):
         home = self.work.run_dir
         os.chmod(self.dir, 0o755)
         os.chown(home, NOBODY, NOBODY)
+        # The tree may lie where only root may look.
+        programs = self.dir / "programs"
+        programs.mkdir()
+        for program in (harness.MAYFLYD, harness.VMM, harness.OUT / "mayfly-jailer", harness.PROBE):
+            shutil.copy(program, programs)
         log = (self.dir / "user.log").open("wb")
         self.addCleanup(log.close)
         socket = home / "u.sock"
-        child = self.work.popen([harness.MAYFLYD, "--socket", socket, "--kvm-device", kvm], user=NOBODY, group=NOBODY,
+        child = self.work.popen([programs / harness.MAYFLYD.name, "--socket", socket, "--kvm-device", kvm], user=NOBODY, group=NOBODY,
                                 extra_groups=[], stderr=log)
         harness.wait_until(lambda: socket.exists() or child.poll() is not None, "mayflyd is up", 30)
         self.assertIsNone(child.poll(), (self.dir / "user.log").read_text())
@@ -280,8 +286,8 @@ class UserTest(harness.Case):
         self.addCleanup(api.close)
         info = api.GetInfo(system_pb.GetInfoRequest())
         self.assertEqual(info.jail_mode, vm_pb.JAIL_MODE_USER)
-        spec = vm_pb.VmSpec(kernel_path=str(harness.PROBE), agent=False, cmdline="probe.test=spin", memory_mib=32,
-                            replace_cmdline=True, allow_slow_kvm=True)
+        spec = vm_pb.VmSpec(kernel_path=str(programs / harness.PROBE.name), agent=False, cmdline="probe.test=spin",
+                            memory_mib=32, replace_cmdline=True, allow_slow_kvm=True)
         api.CreateVm(vm_pb.CreateVmRequest(vm_id="a", spec=spec, start=True))
         vm = api.GetVm(vm_pb.GetVmRequest(vm_id="a")).vm
         self.assertEqual(vm.jail.mode, vm_pb.JAIL_MODE_USER)
