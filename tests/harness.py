@@ -256,7 +256,9 @@ class Workplace:
             for child in self.children:
                 child.poll()
             left = [f"process {pid}: {words}" for pid, words in self.processes().items()]
-            left += [f"file {path}" for path in sorted(self.run_dir.rglob("*"))]
+            # os.walk() stands that a directory goes while it looks: a daemon may still be cleaning up.
+            left += [f"file {where}/{name}" for where, folders, files in os.walk(self.run_dir)
+                     for name in sorted(folders + files)]
             if not left or time.monotonic() > deadline:
                 return left
             time.sleep(0.05)
