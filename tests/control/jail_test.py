@@ -278,8 +278,8 @@ class UserTest(harness.Case):
         log = (self.dir / "user.log").open("wb")
         self.addCleanup(log.close)
         socket = home / "u.sock"
-        child = self.work.popen([programs / harness.MAYFLYD.name, "--socket", socket, "--kvm-device", kvm], user=NOBODY, group=NOBODY,
-                                extra_groups=[], stderr=log)
+        child = self.work.popen([programs / harness.MAYFLYD.name, "--socket", socket, "--kvm-device", kvm],
+                                user=NOBODY, group=NOBODY, extra_groups=[], stderr=log)
         harness.wait_until(lambda: socket.exists() or child.poll() is not None, "mayflyd is up", 30)
         self.assertIsNone(child.poll(), (self.dir / "user.log").read_text())
         api = harness.Api(f"unix:{socket}")
