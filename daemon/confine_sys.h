@@ -37,7 +37,4 @@ inline constexpr KeptCapability kKeptCapabilities[] = {
 /// that makes its own empty root.
 Result<> confine_ourselves(const JailHost& jails);
 
-/// Landlock's ABI version; 0: not in this kernel, or not switched on.
-int landlock_abi();
-
 }  // namespace mayfly::daemon

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/host_jail_check.h"
 
-#include "daemon/confine_sys.h"
+#include "base/landlock_sys.h"
 #include "daemon/host_probe_sys.h"
 
 #include <cstring>
@@ -54,7 +54,7 @@ HostCheck check_seccomp() {
 }
 
 HostCheck check_landlock() {
-  if (const int abi = landlock_abi(); abi > 0) return ok("landlock", format("ABI %d", abi));
+  if (const int abi = landlock::version(); abi > 0) return ok("landlock", format("ABI %d", abi));
   return warning("landlock", "not in this kernel, or not switched on; the empty root still holds",
                  "boot a kernel with CONFIG_SECURITY_LANDLOCK, and landlock in its lsm= parameter");
 }

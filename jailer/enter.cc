@@ -5,17 +5,9 @@
 #include <vector>
 
 #include <fcntl.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 namespace mayfly::jailer {
-
-Result<> forbid_new_privileges() {
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-    return fail_errno({Code::kInternal, "NO_NEW_PRIVS"}, errno, "set no_new_privs");
-  }
-  return {};
-}
 
 std::unexpected<Error> enter(const JailSpec& spec) {
   std::vector<char*> arguments;

@@ -4,6 +4,7 @@
 // launch(). One thread, one pass, no way back: a step that fails ends the process, and with it all
 // that the steps before have made.
 #include "base/log.h"
+#include "base/no_new_privs_sys.h"
 #include "jailer/capabilities_sys.h"
 #include "jailer/cgroups.h"
 #include "jailer/descriptors.h"
@@ -11,7 +12,7 @@
 #include "jailer/enter.h"
 #include "jailer/ids.h"
 #include "jailer/jail_spec.h"
-#include "jailer/landlock_sys.h"
+#include "jailer/landlock.h"
 #include "jailer/limits.h"
 #include "jailer/namespaces.h"
 

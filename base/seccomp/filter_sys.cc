@@ -7,7 +7,6 @@
 #include <csignal>
 
 #include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -34,13 +33,6 @@ void on_sigsys(int, siginfo_t* info, void*) {
 }
 
 }  // namespace
-
-Result<> forbid_new_privileges() {
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-    return fail_errno({Code::kInternal, "NO_NEW_PRIVS"}, errno, "set no_new_privs");
-  }
-  return {};
-}
 
 Result<> install(const Filter& filter) {
   std::array<sock_filter, Filter::kMaxInstructions> program;

@@ -26,10 +26,8 @@ struct Filter {
   std::span<const uint16_t> own_pid_at;
 };
 
-/// The calling thread, and those it will start, get no privileges by exec. Filters need that.
-Result<> forbid_new_privileges();
-
-/// For the calling thread and those it will start. Filters stack: a call has to pass all.
+/// For the calling thread and those it will start, after forbid_new_privileges(). Filters stack: a
+/// call has to pass all.
 Result<> install(const Filter& filter);
 
 /// Called in a signal handler on the thread that made the call: nothing but what is

@@ -2,6 +2,7 @@
 // Filters written by hand, in processes of their own: what the kernel makes of install() and
 // on_denial().
 #include "base/fd.h"
+#include "base/no_new_privs_sys.h"
 #include "base/seccomp/filter_sys.h"
 
 #include <doctest/doctest.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/seccomp/confinement.h"
 
+#include "base/no_new_privs_sys.h"
 #include "base/seccomp/filter_sys.h"
 #include "vmm/seccomp/compiled_filters.h"
 #include "vmm/seccomp/denial.h"
@@ -32,7 +33,7 @@ void tell_denial(uint16_t tag, uint32_t number) {
 }  // namespace
 
 Result<Confinement> Confinement::create() {
-  TRY(seccomp::forbid_new_privileges());
+  TRY(forbid_new_privileges());
   TRY(seccomp::on_denial(tell_denial));
   return Confinement(true);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Landlock (Documentation/userspace-api/landlock.rst): a second wall behind the empty root, which
-// also stands where the root does not reach, at abstract sockets, signals and TCP ports.
+// Landlock: a second wall behind the empty root, which also stands where the root does not reach,
+// at abstract sockets, signals and TCP ports.
 #pragma once
 
 #include "base/error.h"
