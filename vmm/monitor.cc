@@ -46,7 +46,7 @@ Result<> Monitor::run() {
   while (!machine_ || !machine_->ended()) {
     TRY(serve_requests());
     if (machine_ && machine_->ended()) break;
-    TRY(loop_->run_once());
+    TRY(machine_ ? machine_->run_once() : loop_->run_once());
   }
   return report();
 }

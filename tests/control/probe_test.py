@@ -42,6 +42,11 @@ class ProbeTest(harness.DaemonCase):
                 vm, _ = self.run_probe(f"probe.test={test}", vm_id=test)
                 self.assert_exit(vm, reason)
 
+    def test_a_panicking_guest_may_still_print_and_reset_itself(self):
+        vm, console = self.run_probe("probe.test=panic-reset")
+        self.assert_exit(vm, "GUEST_PANIC")
+        self.assertIn("after the panic", console)
+
     def test_a_failed_probe_is_seen_as_a_panic(self):
         vm, console = self.run_probe("probe.test=no-such-test")
         self.assert_exit(vm, "GUEST_PANIC")

@@ -81,6 +81,14 @@ void panic() {
   forever();
 }
 
+void panic_and_reset() {
+  out8(kPvpanicPort, 1);
+  {
+    Line() << "after the panic";
+  }
+  reset();
+}
+
 void forever() {
   for (;;) relax();
 }

@@ -17,6 +17,7 @@ constexpr Test kTests[] = {
     {"spin", forever},
     {"reset", reset},
     {"panic", panic},
+    {"panic-reset", panic_and_reset},
     {"triple-fault", test_triple_fault},
     {"console", test_console},
     {"echo", test_echo},

@@ -54,6 +54,8 @@ inline void require(bool condition, const char* why) {
 [[noreturn]] void power_off();
 [[noreturn]] void reset();
 [[noreturn]] void panic();
+/// As Linux does: it reports the panic first, goes on printing, and resets itself.
+[[noreturn]] void panic_and_reset();
 /// Spins: what is left when the VM does not end as asked.
 [[noreturn]] void forever();
 

@@ -24,6 +24,9 @@ class EndListener {
  public:
   /// Any thread. The first call decides; later ones change nothing.
   virtual void end(ExitReason reason, std::string detail) = 0;
+  /// Any thread. The guest's kernel has reported a panic. It tells so before it has printed all
+  /// that it has to say, and is given a moment for that.
+  virtual void panicked() = 0;
 
  protected:
   ~EndListener() = default;

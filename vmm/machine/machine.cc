@@ -18,6 +18,10 @@ namespace {
 // How long a machine that has ended waits for peers to take what the guest sent them.
 constexpr uint64_t kLastWordsNs = 1'000'000'000;
 
+// How long a guest whose kernel panicked may still print and reset itself.
+constexpr uint64_t kPanicGraceNs = 1'000'000'000;
+constexpr const char* kPanicText = "the guest's kernel reported a panic";
+
 }  // namespace
 
 Machine::Machine(Loop& loop, MachineConfig config, Phases phases, vmm::Confinement confinement)
@@ -158,7 +162,28 @@ Result<> Machine::connect_vsock(uint32_t port, Fd stream) {
   return devices_->connect_vsock(port, std::move(stream));
 }
 
+Result<> Machine::run_once() {
+  const uint64_t deadline_ns = panic_deadline_ns_.load(std::memory_order_acquire);
+  if (deadline_ns == 0) return loop_.run_once();
+  const uint64_t now_ns = monotonic_ns();
+  if (now_ns < deadline_ns) return loop_.run_once_for(deadline_ns - now_ns);
+  end(ExitReason::kGuestPanic, kPanicText);
+  return {};
+}
+
+void Machine::panicked() {
+  uint64_t none = 0;
+  panic_deadline_ns_.compare_exchange_strong(none, monotonic_ns() + kPanicGraceNs);
+  loop_.wake();
+}
+
 void Machine::end(ExitReason reason, std::string detail) {
+  const bool by_guest = reason == ExitReason::kGuestPoweroff ||
+                        reason == ExitReason::kGuestReboot || reason == ExitReason::kTripleFault;
+  if (by_guest && panic_deadline_ns_.load() != 0) {
+    reason = ExitReason::kGuestPanic;
+    detail = kPanicText;
+  }
   {
     const std::lock_guard held(end_lock_);
     if (!end_) end_ = End{reason, std::move(detail), monotonic_ns()};

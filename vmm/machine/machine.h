@@ -61,8 +61,15 @@ class Machine final : public EndListener,
   Result<> resume();
   Result<> connect_vsock(uint32_t port, Fd stream);
 
+  /// Runs the loop once. Instead of Loop::run_once() while there is a machine: it may have
+  /// something to do at a certain time.
+  Result<> run_once();
+
   /// Any thread: the machine has come to its end; the first reason counts. The loop wakes up.
   void end(ExitReason reason, std::string detail) override;
+  /// Any thread: from now on all of the guest's own ends are a panic's, and it has no more than
+  /// kPanicGraceNs for one.
+  void panicked() override;
   bool ended() const { return ending_.load(std::memory_order_acquire); }
   /// After ended(): stops the vCPUs, lets the devices finish what the guest had asked of them, and
   /// says why it ended.
@@ -102,6 +109,7 @@ class Machine final : public EndListener,
   const vmm::Confinement confinement_;
   State state_ = State::kBuilt;
   std::atomic<bool> ending_ = false;
+  std::atomic<uint64_t> panic_deadline_ns_ = 0;  // 0: no panic
   std::mutex end_lock_;
   std::optional<End> end_;  // guarded by end_lock_
 

@@ -31,7 +31,7 @@ void PowerPorts::Pvpanic::read(uint64_t, std::span<std::byte> data) {
 void PowerPorts::Pvpanic::write(uint64_t, std::span<const std::byte> data) {
   const auto events = std::to_integer<uint8_t>(data[0]);
   if ((events & boot::kPvpanicPanicked) != 0) {
-    listener_.end(ExitReason::kGuestPanic, "the guest's kernel reported a panic");
+    listener_.panicked();
   }
 }
 
