@@ -184,7 +184,7 @@ class SaveTest(SaveCase):
         self.assertEqual(left.image(), self.ram_of(vm))
         disk = harness.pattern(1 << 20, 2)
         restored = self.configured(restore=left, disks=[self.file("after", disk)])
-        harness.wait_until(lambda: restored.call(get_stats=control_pb.GetStats()).stats.disk_reads > 1000, "it reads on")
+        harness.wait_until(lambda: restored.call(get_stats=control_pb.GetStats()).stats.disk_reads > 1000, "it reads")
         self.ok(restored.call(pause=control_pb.Pause()))
         saved, reply = self.save(restored, left)
         ram = self.ram_of(restored)
@@ -208,7 +208,8 @@ class SaveTest(SaveCase):
         disk = self.file("disk", size=4 << 20)
         original = self.churn(disk, vcpu_count=2, ports={})
         snapshot, _ = self.save(original)
-        restored = self.configured(restore=snapshot, start=False, vcpu_count=2, disks=[self.copy_of(disk, "c")], ports={})
+        restored = self.configured(restore=snapshot, start=False, vcpu_count=2, ports={},
+                                   disks=[self.copy_of(disk, "copy")])
         again, _ = self.save(restored, snapshot)
         one, other = state_file.read(snapshot.state), state_file.read(again.state)
         for before, after in zip(one.vcpus, other.vcpus):
@@ -291,7 +292,7 @@ class SaveTest(SaveCase):
         self.assert_refused(save(full), "NO_SPACE", "save.state_fd")
         self.assert_refused(save(empty, leave_memory=False), "SAVE_WHAT")
         changed = control_pb.ChangedPages(layer=control_pb.Layer(memory_fd=1, pages_fd=2), pagemap_fd=3)
-        self.assert_refused(save(empty, changed_pages=changed), "DESCRIPTOR_INDEX", "save.changed_pages.layer.memory_fd")
+        self.assert_refused(save(empty, changed_pages=changed), "DESCRIPTOR_INDEX", "changed_pages.layer.memory_fd")
         self.assert_refused(vm.save(Snapshot(empty, empty))[1], "MEMORY_SHARED")
         snapshot, _ = self.save(vm)
         self.assert_refused(vm.save()[1], "MEMORY_PRIVATE")
@@ -384,7 +385,8 @@ class RefusedRestoreTest(SaveCase):
         whole = os.pread(self.snapshot.state, 1 << 20, 0)
         for size in (0, 10, 63, 64, 100, len(whole) - 1):
             self.refused("PART_DAMAGED", "restore.state_fd", code=15, state=state_file.file_of(whole[:size]))
-        self.refused("PART_SIZE", str((8 << 20) + 1), state=state_file.file_of(whole + bytes((8 << 20) + 1 - len(whole))))
+        long = whole + bytes((8 << 20) + 1 - len(whole))
+        self.refused("PART_SIZE", str(len(long)), state=state_file.file_of(long))
         generator = random.Random(7)
         for _ in range(40):
             damaged = bytearray(whole)
