@@ -197,8 +197,8 @@ class SaveTest(SaveCase):
         read = {number for number, page in enumerate(pages_of(ram)) if page in chunks}
         self.assertEqual(len(read), depth)
         self.assertLessEqual(read, copied)
-        # A page that was written and is the same again may be there too, but not many are.
-        self.assertLessEqual(len(copied), len(differ) + 16)
+        # Pages that were written and are the same again may be there too: the requests' headers.
+        self.assertLessEqual(len(copied), len(differ) + depth + 16)
         self.assertEqual(reply.page_count, len(copied))
         layer, _ = saved.layers[0]
         self.assertLessEqual(os.fstat(layer).st_blocks * 512, len(copied) * 4096)
