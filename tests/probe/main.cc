@@ -19,6 +19,7 @@ constexpr Test kTests[] = {
     {"panic", panic},
     {"panic-reset", panic_and_reset},
     {"triple-fault", test_triple_fault},
+    {"churn", test_churn},
     {"console", test_console},
     {"echo", test_echo},
     {"blk", test_blk},
@@ -28,6 +29,8 @@ constexpr Test kTests[] = {
     {"rng", test_rng},
     {"vsock", test_vsock},
     {"registers", test_registers},
+    {"timer", test_timer},
+    {"smp", test_smp},
 };
 
 }  // namespace

@@ -68,6 +68,7 @@ void fill_pattern(uint8_t* bytes, size_t size, uint64_t seed);
 bool has_pattern(const uint8_t* bytes, size_t size, uint64_t seed);
 
 // The tests, one file each.
+void test_churn();
 void test_console();
 void test_echo();
 void test_blk();
@@ -77,5 +78,7 @@ void test_bench();
 void test_rng();
 void test_vsock();
 void test_registers();
+void test_timer();
+void test_smp();
 
 }  // namespace probe
