@@ -49,7 +49,7 @@ PATIENCE = 150
 
 
 def _load_messages():
-    """The messages of proto/, by protoc: vm, console, event, exec, system (public); control, agent, status (private)."""
+    """The messages of proto/: vm, console, event, exec, system (public); control, agent (private); status."""
     proto = ROOT / "proto"
     with tempfile.TemporaryDirectory(prefix="mayfly-proto-") as folder:
         files = [*proto.glob("mayfly/v1/*.proto"), *proto.glob("google/rpc/*.proto"), proto / "control.proto",
