@@ -17,10 +17,15 @@ Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket
   return link;
 }
 
-bool AgentLink::ask_poweroff() const {
-  const std::string bytes = encode_poweroff();
-  return ::send(socket_.number(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
-         static_cast<ssize_t>(bytes.size());
+bool AgentLink::ask_poweroff() const { return send(encode_poweroff()); }
+
+bool AgentLink::tell_restored(std::string_view entropy, uint64_t realtime_ns) const {
+  return send(encode_restored(entropy, realtime_ns));
+}
+
+bool AgentLink::send(std::string_view frame) const {
+  return ::send(socket_.number(), frame.data(), frame.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
+         static_cast<ssize_t>(frame.size());
 }
 
 WatchVerdict AgentLink::on_readable() {
