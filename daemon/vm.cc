@@ -55,18 +55,34 @@ Result<> Vm::resume(const Call& call, Stopwatch& stopwatch) {
   return change("resume", VmState::kPaused, VmState::kRunning, Command::kResume, call, stopwatch);
 }
 
+Error Vm::stopped_error(const char* what) const {
+  return fail({Code::kFailedPrecondition, "VM_STOPPED"},
+              "%s %s: %s; it does not run again, create a new one", what, identity_.id.c_str(),
+              stopped_text(exit_).c_str())
+      .error();
+}
+
+Result<> Vm::claim(std::unique_lock<std::mutex>& lock, const char* what, const Call& call) {
+  TRY(call.wait(lock, changed_, "waiting for another call on this VM",
+                [&] { return !busy_ || state_ == VmState::kStopped; }));
+  if (state_ == VmState::kStopped) return std::unexpected(stopped_error(what));
+  return {};
+}
+
+void Vm::release() {
+  {
+    std::lock_guard lock(mutex_);
+    busy_ = false;
+  }
+  changed_.notify_all();
+}
+
 Result<> Vm::change(const char* what, VmState from, VmState to, Command command, const Call& call,
                     Stopwatch& stopwatch) {
   TRY(wait_created(call));
   {
     std::unique_lock lock(mutex_);
-    TRY(call.wait(lock, changed_, "waiting for another call on this VM",
-                  [&] { return !busy_ || state_ == VmState::kStopped; }));
-    if (state_ == VmState::kStopped) {
-      return fail({Code::kFailedPrecondition, "VM_STOPPED"},
-                  "%s %s: %s; it does not run again, create a new one", what, identity_.id.c_str(),
-                  stopped_text(exit_).c_str());
-    }
+    TRY(claim(lock, what, call));
     if (state_ != from) {
       return fail({Code::kFailedPrecondition, "VM_STATE"}, "%s %s: the VM is %s, it must be %s",
                   what, identity_.id.c_str(), state_name(state_), state_name(from));
@@ -75,18 +91,26 @@ Result<> Vm::change(const char* what, VmState from, VmState to, Command command,
     if (command == Command::kStart) start_ns_ = stopwatch.start_ns();
   }
   stopwatch.lap("queue");
-  auto reply =
-      monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
-                     [this, from, to](const auto& result) { on_changed(result, from, to); });
+  auto reply = monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
+                              [this, from, to](const auto& result) {
+                                on_changed(result, from, to);
+                                release();
+                              });
   if (!reply) return std::unexpected(std::move(reply).error());
   stopwatch.lap("monitor");
+  return {};
+}
+
+Result<> Vm::command(Command command, const char* what, VmState from, VmState to,
+                     const Call& call) {
+  TRY(monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
+                     [this, from, to](const auto& result) { on_changed(result, from, to); }));
   return {};
 }
 
 void Vm::on_changed(const Result<ControlReply>& reply, VmState from, VmState to) {
   {
     std::lock_guard lock(mutex_);
-    busy_ = false;
     if (reply && !reply->error && state_ == from) set_state(to);
   }
   changed_.notify_all();
@@ -192,6 +216,7 @@ VmView Vm::view_locked() const {
       .guest = guest_,
       .exit = exit_,
       .jail = published_ && jail_ ? std::optional(jail_->view()) : std::nullopt,
+      .restored_from = restored_from_,
   };
 }
 
@@ -354,6 +379,7 @@ void Vm::on_monitor_end(MonitorEnd end) {
     }
     exit_ = std::move(exit);
     busy_ = false;
+    memory_.file.reset();
     // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one
     // that was.
     if (!published_) {
