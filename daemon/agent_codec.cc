@@ -76,6 +76,10 @@ Result<AgentMessage> parse_agent_message(const std::string& payload) {
   if (in.has_shutdown_failed()) {
     return AgentShutdownFailed{printable(in.shutdown_failed().message(), kMaxTextBytes)};
   }
+  if (in.has_reseeded()) {
+    return AgentReseeded{in.reseeded().clock_step_us(),
+                         printable(in.reseeded().failure(), kMaxTextBytes)};
+  }
   return AgentMessage();
 }
 
@@ -103,6 +107,14 @@ Result<ExecOutput> parse_exec_output(const std::string& payload) {
 std::string encode_poweroff() {
   agent::HostToAgent message;
   message.mutable_shutdown()->set_mode(agent::Shutdown::MODE_POWEROFF);
+  return frame(message);
+}
+
+std::string encode_restored(std::string_view entropy, uint64_t realtime_ns) {
+  agent::HostToAgent message;
+  agent::Restored& restored = *message.mutable_restored();
+  restored.set_entropy(entropy.data(), entropy.size());
+  restored.set_realtime_ns(realtime_ns);
   return frame(message);
 }
 

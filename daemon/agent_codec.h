@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -46,8 +47,13 @@ struct AgentHello {
 struct AgentShutdownFailed {
   std::string message;
 };
+struct AgentReseeded {
+  int64_t clock_step_us = 0;
+  /// Non-empty: the guest may still have the random numbers or the time of another one.
+  std::string failure;
+};
 /// monostate: a message that this daemon does not know.
-using AgentMessage = std::variant<std::monostate, AgentHello, AgentShutdownFailed>;
+using AgentMessage = std::variant<std::monostate, AgentHello, AgentShutdownFailed, AgentReseeded>;
 Result<AgentMessage> parse_agent_message(const std::string& payload);
 
 struct WindowSize {
@@ -85,6 +91,8 @@ Result<ExecOutput> parse_exec_output(const std::string& payload);
 
 /// Each gives a whole frame, length first.
 std::string encode_poweroff();
+/// `entropy` is 32 to 256 bytes of this guest's own; `realtime_ns` is since 1970.
+std::string encode_restored(std::string_view entropy, uint64_t realtime_ns);
 Result<std::string> encode_exec_start(const ExecStart& start);
 std::string encode_exec_stdin(std::string_view bytes);
 std::string encode_exec_stdin_end();

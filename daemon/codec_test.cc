@@ -66,6 +66,32 @@ TEST_CASE("what the guest says is made printable") {
   CHECK(printable_tail("abcdef", 3) == "def");
 }
 
+TEST_CASE("what a restored guest is told arrives whole") {
+  FrameReader reader;
+  reader.feed(
+      bytes_of(encode_restored(std::string("\0e\xff", 3) + std::string(29, 'e'), 1ull << 60)));
+  const auto payload = reader.next();
+  REQUIRE(payload);
+  REQUIRE(*payload);
+  agent::HostToAgent message;
+  REQUIRE(message.ParseFromString(**payload));
+  CHECK(message.restored().entropy() == std::string("\0e\xff", 3) + std::string(29, 'e'));
+  CHECK(message.restored().realtime_ns() == 1ull << 60);
+  CHECK_FALSE(*reader.next());
+}
+
+TEST_CASE("what a guest says of its new identity is read with its sign, and made printable") {
+  agent::AgentToHost message;
+  message.mutable_reseeded()->set_clock_step_us(INT64_MIN);
+  message.mutable_reseeded()->set_failure("no\x1b" + std::string(5000, 'x'));
+  const auto parsed = parse_agent_message(message.SerializeAsString());
+  REQUIRE(parsed);
+  const auto& reseeded = std::get<AgentReseeded>(*parsed);
+  CHECK(reseeded.clock_step_us == INT64_MIN);
+  CHECK(reseeded.failure.starts_with("no?xx"));
+  CHECK(reseeded.failure.size() < 5000);
+}
+
 TEST_CASE("a command line too long for one frame is refused") {
   ExecStart start;
   start.argv = {"echo", std::string(kMaxFrameBytes, 'x')};

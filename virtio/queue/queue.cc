@@ -213,14 +213,19 @@ bool Queue::take_interrupt() {
   return event_passed(event, state_.next_used, before);
 }
 
-bool Queue::enable_notifications() {
+uint16_t Queue::available() const {
+  return ready() ? driver_area_.load_acquire_u16(avail_ring::kIndex) : uint16_t{0};
+}
+
+bool Queue::notify_beyond(uint16_t index) {
+  if (!ready()) return false;
   if (event_idx_) {
-    device_area_.store_release_u16(used_ring::avail_event(state_.size), state_.next_avail);
+    device_area_.store_release_u16(used_ring::avail_event(state_.size), index);
   } else {
     device_area_.store_release_u16(used_ring::kFlags, 0);
   }
   store_load_fence();
-  return driver_area_.load_acquire_u16(avail_ring::kIndex) != state_.next_avail;
+  return available() != index;
 }
 
 void Queue::disable_notifications() {

@@ -102,6 +102,12 @@ class Queue {
   /// rx queue only when they have data. A hint: the driver may notify all the same.
   void disable_notifications();
 
+  /// The driver's index: it goes up by one with each chain that is made available, and wraps.
+  /// Hostile; 0 where the queue is not ready.
+  uint16_t available() const;
+  /// Asks for a notification when the driver goes beyond `index`; true where it has already.
+  bool notify_beyond(uint16_t index);
+
  private:
   struct Popped {
     bool available;
@@ -121,8 +127,6 @@ class Queue {
   Result<Chain> walk(uint16_t head);
   Result<> add_buffer(const Descriptor& descriptor, Walk& walk);
   Result<GuestSpan> indirect_table(const Descriptor& descriptor) const;
-  /// Asks for a notification at the next chain; true where one has arrived meanwhile.
-  bool enable_notifications();
   void wake();
   std::unexpected<Error> broken(std::unexpected<Error> error);
 
@@ -152,7 +156,7 @@ Result<bool> Queue::drain(Handler&& handler) {
     if (frozen_) return false;
     Popped next = TRY(pop());
     if (!next.available) {
-      if (!enable_notifications()) return false;
+      if (!notify_beyond(state_.next_avail)) return false;
       continue;
     }
     Result<Verdict> verdict = handler(next.chain);

@@ -15,7 +15,7 @@ constexpr uint32_t writable_op(Slot slot) { return uint32_t{slot} * 2 + 1; }
 }  // namespace
 
 void Vsock::serve_tx() {
-  if (host_ == nullptr) return;
+  if (!serving()) return;
   tx_paused_ = false;
   bool used = false;
   const Result<bool> more = queues_[kTxQueue].drain([&](Chain& chain) -> Result<Verdict> {

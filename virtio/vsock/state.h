@@ -10,6 +10,7 @@
 namespace mayfly::virtio::vsock {
 
 struct State {
+  /// What the guest had; the VM that is restored from this may have another.
   uint64_t guest_cid = 0;
   /// The next port of the host's side for a connection to the guest, so that a restored guest meets
   /// no port again that it may still hold a connection with.

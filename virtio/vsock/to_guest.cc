@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Packets to the guest: the rx queue's half of the device, and how connections end.
+// Events and packets to the guest: the event and rx queues' half of the device, and how connections
+// end.
 #include "virtio/vsock/vsock.h"
 
 #include <algorithm>
@@ -13,8 +14,38 @@ constexpr uint32_t kMaxPayload = 64 * 1024;
 
 }  // namespace
 
+void Vsock::serve_events() {
+  if (transport_reset_ == TransportReset::kOwed) tell_reset();
+  if (transport_reset_ != TransportReset::kTold) return;
+  if (!queues_[kEventQueue].notify_beyond(told_at_)) return;
+  transport_reset_ = TransportReset::kNone;
+  // What the driver has notified us of meanwhile was left alone.
+  tx_paused_ = true;
+  signal_event(wake_.ref());
+}
+
+void Vsock::tell_reset() {
+  Queue& queue = queues_[kEventQueue];
+  const Result<bool> more = queue.drain([&](Chain& chain) -> Result<Verdict> {
+    if (transport_reset_ == TransportReset::kTold) return stop();
+    if (chain.writer.remaining() < sizeof(Event)) {
+      return fail({Code::kInvalidArgument, "VSOCK_EVENT_BUFFER"},
+                  "vsock: an event buffer of %llu bytes has no room for an event of %zu",
+                  static_cast<unsigned long long>(chain.writer.remaining()), sizeof(Event));
+    }
+    // Cannot fail: there is room.
+    MUST(chain.writer.write_object(Event{.id = kEventTransportReset}));
+    // As of before the driver can see the event.
+    told_at_ = queue.available();
+    transport_reset_ = TransportReset::kTold;
+    return done(sizeof(Event));
+  });
+  if (transport_reset_ == TransportReset::kTold) host_->queue_used(kEventQueue);
+  if (!more) host_->needs_reset(more.error());
+}
+
 void Vsock::serve_rx() {
-  if (host_ == nullptr || (strays_.empty() && !table_.any_ready())) return;
+  if (!serving() || (strays_.empty() && !table_.any_ready())) return;
   Queue& queue = queues_[kRxQueue];
   bool used = false;
   bool quiet = false;

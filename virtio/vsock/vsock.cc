@@ -105,6 +105,7 @@ void Vsock::activate(DeviceHost& host, uint64_t, std::span<Queue> queues) {
 
 void Vsock::queue_notified(uint16_t index) {
   if (host_ == nullptr) return;
+  serve_events();
   if (index == kTxQueue) serve_tx();
   if (index != kEventQueue) serve();
 }
@@ -113,6 +114,17 @@ void Vsock::reset() {
   host_ = nullptr;
   queues_ = {};
   tx_paused_ = false;
+  transport_reset_ = TransportReset::kNone;
+  drop_connections();
+}
+
+void Vsock::reset_transport() {
+  if (host_ == nullptr) return;
+  drop_connections();
+  if (queues_[kEventQueue].ready()) transport_reset_ = TransportReset::kOwed;
+}
+
+void Vsock::drop_connections() {
   strays_.clear();
   // Only the loop thread may close sockets that it polls.
   for (size_t slot = 0; slot < kMaxConnections; ++slot) {
@@ -139,7 +151,6 @@ Result<> Vsock::restore(const State& state) {
     return fail({Code::kDataLoss, "VSOCK_PORT"}, "vsock: saved next port %u is below %u",
                 state.next_host_port, kFirstEphemeralPort);
   }
-  guest_cid_ = state.guest_cid;
   next_host_port_ = state.next_host_port;
   return {};
 }
@@ -164,8 +175,9 @@ void Vsock::on_completion(uint32_t op, int32_t result) {
 }
 
 void Vsock::on_wake() {
+  serve_events();
   const bool dropped = std::exchange(dropped_, false);
-  const bool queued = host_ != nullptr && std::exchange(queued_, false);
+  const bool queued = serving() && std::exchange(queued_, false);
   for (size_t slot = 0; (dropped || queued) && slot < kMaxConnections; ++slot) {
     Connection* connection = table_.at(slot);
     if (connection == nullptr) continue;
@@ -195,6 +207,7 @@ void Vsock::on_readable(Connection& connection, uint32_t events) {
 }
 
 void Vsock::serve() {
+  if (!serving()) return;
   for (int turn = 0; turn < kMaxTurns; ++turn) {
     serve_rx();
     if (!tx_paused_ || strays_.full()) return;

@@ -13,9 +13,14 @@
 // what came before, then an end, and its writes fail. A guest that closes, or is reset: what it
 // sent before still reaches the peer.
 //
+// In a restored VM the guest's driver holds connections that are gone, and perhaps a CID that is
+// not its own any more. reset_transport() tells it (5.10.6.7), and until it has heard, neither
+// queue is served: what is in them may be about the old connections, and a new one would be ended
+// with them.
+//
 // The guest controls every packet. Wrong CIDs are dropped and counted; unknown connections, types
 // and operations, more data than credit, and packets out of turn are answered with RST; a chain
-// that is too short for its packet breaks the protocol (NEEDS_RESET).
+// that is too short for its packet or event breaks the protocol (NEEDS_RESET).
 //
 // Threads: virtio/device.h. activate() and reset() may run on a vCPU thread; create(), destruction
 // and everything else on the loop thread, under the device lock.
@@ -91,8 +96,13 @@ class Vsock final : public Device, private LoopClient {
   /// now.
   uint64_t unsent_bytes() const;
   State save() const { return {.guest_cid = guest_cid_, .next_host_port = next_host_port_}; }
-  /// Before activate().
+  /// Before activate(). The CID stays the one given to create(), whatever the guest had.
   Result<> restore(const State& state);
+  /// The guest's connections are gone: closes the host's ends, tells the driver, and serves it
+  /// again when it has given back the buffer with the event, which says that it has done its part.
+  /// A driver that is not there yet, or without event queue, is told nothing. After the transport's
+  /// restore().
+  void reset_transport();
 
  private:
   // rx, tx, event.
@@ -103,6 +113,9 @@ class Vsock final : public Device, private LoopClient {
     Fd socket;
   };
 
+  /// The event that says so: none, waiting for a buffer, in the driver's hands.
+  enum class TransportReset : uint8_t { kNone, kOwed, kTold };
+
   Vsock(Loop& loop, uint64_t guest_cid) : loop_(loop), guest_cid_(guest_cid) {}
 
   // vsock.cc: what comes from the host.
@@ -110,6 +123,8 @@ class Vsock final : public Device, private LoopClient {
   void on_wake();
   void on_readable(Connection& connection, uint32_t events);
   Result<uint32_t> free_host_port(uint32_t guest_port);
+  void drop_connections();
+  bool serving() const { return host_ != nullptr && transport_reset_ == TransportReset::kNone; }
   /// Serves both queues until neither can go on.
   void serve();
 
@@ -130,7 +145,9 @@ class Vsock final : public Device, private LoopClient {
   void flush(Connection& connection);
   void on_send_failed(Connection& connection);
 
-  // to_guest.cc: the rx queue, and how connections end.
+  // to_guest.cc: the event and rx queues, and how connections end.
+  void serve_events();
+  void tell_reset();
   void serve_rx();
   /// Puts a packet of the connection into the chain: its size, or 0 where there was none after all.
   uint32_t fill(Connection& connection, const Chain& chain);
@@ -153,8 +170,10 @@ class Vsock final : public Device, private LoopClient {
   DeviceHost* host_ = nullptr;  // between activate() and reset()
   std::span<Queue> queues_;
   bool tx_paused_ = false;  // for want of room in strays_
-  bool queued_ = false;     // connections may be in Phase::kQueued
-  bool dropped_ = false;    // connections may be in Phase::kDropped
+  TransportReset transport_reset_ = TransportReset::kNone;
+  uint16_t told_at_ = 0;  // the event queue's available() when the event was put into it
+  bool queued_ = false;   // connections may be in Phase::kQueued
+  bool dropped_ = false;  // connections may be in Phase::kDropped
   uint32_t next_host_port_ = kFirstEphemeralPort;
   Counters counters_;
   StrayQueue strays_;

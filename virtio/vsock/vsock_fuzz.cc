@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The input programs both sides of the device, step by step: packets with any header in chains of
-// any shape, receive buffers of any size, peers that send, read, half close and vanish, resets,
-// connections from the host.
+// any shape, receive and event buffers of any size, peers that send, read, half close and vanish,
+// resets of the device and of the transport, connections from the host.
 #include "virtio/vsock/vsock.h"
 
 #include "virtio/vsock/testing/guest_side.h"
@@ -55,7 +55,7 @@ class Program {
 
  private:
   void step() {
-    switch (input_.take() % 16) {
+    switch (input_.take() % 18) {
       case 0:
       case 1:
       case 2:
@@ -94,7 +94,14 @@ class Program {
           if (input_.take() % 4 != 0) guest_.turn();
           guest_.activate();
           given_ = 20;
+          events_ = 0;
         }
+        break;
+      case 16:
+        guest_.device().reset_transport();
+        break;
+      case 17:
+        give_event_buffer();
         break;
       default:
         receive();
@@ -134,6 +141,16 @@ class Program {
     auto& tx = guest_.driver(kTxQueue);
     guest_.send_chain({tx.readable(bytes.first(cut)), tx.readable(bytes.subspan(cut)),
                        tx.readable(std::string(input_.take() * 8, 'g')), tx.writable(cut)});
+  }
+
+  void give_event_buffer() {
+    const uint32_t shape = input_.take();
+    if (++events_ > 15) return;
+    if (shape % 16 != 15) {
+      guest_.give_event_buffer(shape % 8);
+    } else {
+      guest_.driver(kEventQueue).add({guest_.driver(kEventQueue).readable("read me")});
+    }
   }
 
   void add_port() {
@@ -177,6 +194,7 @@ class Program {
   size_t kept_ = 0;
   int resets_ = 0;
   int given_ = 20;
+  int events_ = 0;
   uint32_t taken_ = 0;
 };
 

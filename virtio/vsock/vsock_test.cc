@@ -5,6 +5,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
 #include <string>
 
 #include <fcntl.h>
@@ -354,11 +356,112 @@ TEST_CASE("a saved device is restored, a broken state refused") {
   state.next_host_port = kPortAny - 1;
   state.guest_cid = 1000;
   REQUIRE(guest.device().restore(state));
+  // The CID is the new machine's.
+  state.guest_cid = GuestSide::kCid;
   CHECK_EQ(guest.device().save(), state);
   for (const State bad : {State{2, kFirstEphemeralPort}, State{7, 0}, State{7, kPortAny}}) {
     CHECK_FALSE(guest.device().restore(bad).has_value());
   }
   CHECK_EQ(guest.device().save(), state);
+}
+
+TEST_CASE("after a transport reset the driver hears of it before anything else") {
+  for (const bool event_idx : {true, false}) {
+    GuestSide guest({.event_idx = event_idx});
+    for (int i = 0; i < 3; ++i) guest.give_event_buffer();
+    const Fd old = guest.open(1, 1024);
+    CHECK_FALSE(guest.next_event().has_value());
+    auto [agent, agent_given] = make_pair();
+    auto [command, command_given] = make_pair();
+    guest.send(kOpRw, 1, 1024, "last words");
+    guest.settle();
+
+    guest.device().reset_transport();
+    CHECK_EQ(end_of(old), 1);
+    REQUIRE(guest.device().add_host_port(1024, std::move(agent_given)));
+    REQUIRE(guest.device().connect(52, std::move(command_given)));
+    // One packet of the old connection, and a new one that must not be taken for an old one.
+    guest.send(kOpRw, 1, 1024, "ghost");
+    guest.send(kOpRequest, 2, 1024);
+    guest.settle();
+    CHECK_EQ(read_all(old), "last words");
+    CHECK_EQ(end_of(old), 0);
+    CHECK_EQ(guest.tx_under_way(), 2);
+    CHECK_EQ(guest.next_op(), 0);
+    CHECK_EQ(guest.next_event(), std::optional(kEventTransportReset));
+    CHECK_EQ(guest.next_op(), 0);
+
+    guest.give_event_buffer();
+    guest.settle();
+    CHECK_EQ(guest.tx_under_way(), 0);
+    std::array<uint16_t, 3> ops = {guest.next_op(), guest.next_op(), guest.next_op()};
+    std::ranges::sort(ops);
+    CHECK_EQ(ops, std::array{kOpRequest, kOpResponse, kOpRst});
+    CHECK_FALSE(guest.next_event().has_value());
+    CHECK_EQ(end_of(agent), 1);
+    CHECK_EQ(end_of(command), 1);
+  }
+}
+
+TEST_CASE("a transport reset waits for a buffer, for a thaw, and for no driver that has no queue") {
+  GuestSide guest;
+  const Fd old = guest.open(1, 3);
+  guest.device().reset_transport();
+  guest.settle();
+  CHECK_EQ(end_of(old), 0);
+  guest.send(kOpRequest, 2, 3);
+  CHECK_EQ(guest.next_op(), 0);
+  guest.harness().queue(kEventQueue).set_frozen(true);
+  guest.give_event_buffer();
+  CHECK_FALSE(guest.next_event().has_value());
+  guest.harness().queue(kEventQueue).set_frozen(false);
+  guest.device().queue_notified(kEventQueue);
+  CHECK_EQ(guest.next_event(), std::optional(kEventTransportReset));
+  guest.give_event_buffer();
+  CHECK_EQ(guest.next_op(), kOpRst);
+
+  const Fd again = guest.open(1, 3);
+  guest.harness().queue(kEventQueue).reset();
+  guest.device().reset_transport();
+  guest.settle();
+  CHECK_EQ(end_of(again), 0);
+  guest.send(kOpRequest, 2, 3);
+  CHECK_EQ(guest.next_op(), kOpRst);
+
+  GuestSide absent({.activate = false});
+  absent.device().reset_transport();
+  absent.activate();
+  const Fd first = absent.open(1, 3);
+  CHECK_EQ(end_of(first), 1);
+}
+
+TEST_CASE("a driver that reboots before it has heard of a transport reset starts afresh") {
+  GuestSide guest;
+  guest.device().reset_transport();
+  guest.settle();
+  guest.reset();
+  guest.activate();
+  guest.give_event_buffer();
+  const Fd first = guest.open(1, 3);
+  CHECK_EQ(end_of(first), 1);
+  CHECK_FALSE(guest.next_event().has_value());
+}
+
+TEST_CASE("an event that its buffer has no room for breaks the protocol") {
+  for (const uint64_t bytes : {uint64_t{0}, sizeof(Event) - 1}) {
+    GuestSide guest;
+    guest.give_event_buffer(bytes);
+    guest.device().reset_transport();
+    guest.settle();
+    CHECK_EQ(guest.harness().reset_reason, "VSOCK_EVENT_BUFFER");
+  }
+  GuestSide guest;
+  auto& driver = guest.driver(kEventQueue);
+  driver.add({driver.readable(std::string(64, 'r'))});
+  guest.device().reset_transport();
+  guest.settle();
+  CHECK_EQ(guest.harness().reset_reason, "VSOCK_EVENT_BUFFER");
+  CHECK_EQ(guest.harness().resets_wanted, 1);
 }
 
 }  // namespace

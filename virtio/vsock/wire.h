@@ -64,6 +64,15 @@ static_assert(offsetof(Header, type) == 28);
 static_assert(offsetof(Header, flags) == 32);
 static_assert(offsetof(Header, fwd_cnt) == 40);
 
+/// What the device puts into a buffer of the event queue (5.10.6.7).
+struct Event {
+  uint32_t id = 0;
+};
+static_assert(sizeof(Event) == 4);
+
+/// Event::id: connections are gone, and the guest's CID may be another.
+inline constexpr uint32_t kEventTransportReset = 0;
+
 /// Configuration space (5.10.4).
 struct Config {
   uint64_t guest_cid;

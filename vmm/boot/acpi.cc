@@ -9,6 +9,7 @@
 #include <numeric>
 #include <span>
 #include <string_view>
+#include <utility>
 
 namespace mayfly::boot {
 namespace {
@@ -152,6 +153,30 @@ aml::Term virtio_device(uint32_t index) {
             }));
 }
 
+// The generation id, found by its _CID, and the event device that turns the interrupt into a
+// Notify.
+std::vector<aml::Term> generation_id_devices() {
+  constexpr uint8_t kGenerationIdChanged = 0x80;
+  const aml::Term counter = aml::string("VM_Gen_Counter");
+  const auto address = static_cast<uint32_t>(kGenerationId.value);
+  return {
+      aml::device("VGEN",
+                  aml::sequence({
+                      aml::name("_HID", aml::string("MFLY0001")),
+                      aml::name("_CID", counter),
+                      aml::name("_DDN", counter),
+                      aml::name("ADDR", aml::package({aml::integer(address), aml::integer(0)})),
+                  })),
+      aml::device(
+          "GED_",
+          aml::sequence({
+              aml::name("_HID", aml::string("ACPI0013")),
+              aml::name("_CRS", aml::resource_template({aml::edge_interrupt(kGenerationIdGsi)})),
+              aml::method("_EVT", 1, aml::notify("VGEN", kGenerationIdChanged)),
+          })),
+  };
+}
+
 Bytes dsdt(const AcpiConfig& config) {
   std::vector<aml::Term> devices;
   for (uint32_t i = 0; i < config.virtio_device_count; ++i) devices.push_back(virtio_device(i));
@@ -160,6 +185,7 @@ Bytes dsdt(const AcpiConfig& config) {
                   aml::name("_HID", aml::string("QEMU0001")),
                   aml::name("_CRS", aml::resource_template({aml::io_port(kPvpanicPort, 1)})),
               })));
+  for (aml::Term& device : generation_id_devices()) devices.push_back(std::move(device));
   const aml::Term code = aml::sequence({
       aml::scope("\\_SB_", aml::sequence(devices)),
       aml::name("_S5_", aml::package({aml::integer(kSleepTypeS5), aml::integer(0), aml::integer(0),
@@ -236,8 +262,14 @@ std::vector<std::byte> acpi_tables(const AcpiConfig& config) {
 
 Result<> load_acpi_tables(const GuestMemory& memory, const AcpiConfig& config) {
   const Bytes tables = acpi_tables(config);
-  CHECK(tables.size() <= kAcpiTablesSize);
+  CHECK(kAcpiTables.value + tables.size() <= kGenerationId.value);
+  CHECK(config.generation_id != GenerationId());
   TRY(memory.view({kAcpiTables, tables.size()})).write(0, tables);
+  return write_generation_id(memory, config.generation_id);
+}
+
+Result<> write_generation_id(const GuestMemory& memory, const GenerationId& id) {
+  TRY(memory.view({kGenerationId, id.size()})).write(0, id);
   return {};
 }
 

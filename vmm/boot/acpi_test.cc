@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -49,6 +50,46 @@ TEST_CASE("a guest can walk from the RSDP to every table, and each sums to zero"
   const size_t dsdt = load<uint64_t>(bytes, fadt + 140) - kAcpiTables.value;
   CHECK_EQ(signature(bytes, dsdt), "DSDT");
   CHECK_EQ(sum(bytes, dsdt, load<uint32_t>(bytes, dsdt + 4)), 0);
+}
+
+// Where `term` is in `tables`, which have it once.
+size_t find_once(const std::vector<std::byte>& tables, const aml::Term& term) {
+  const auto same = [](std::byte a, uint8_t b) { return std::to_integer<uint8_t>(a) == b; };
+  const auto at = std::ranges::search(tables, term, same);
+  REQUIRE_FALSE(at.empty());
+  CHECK_UNARY(std::ranges::search(at.end(), tables.end(), term.begin(), term.end(), same).empty());
+  return static_cast<size_t>(at.begin() - tables.begin());
+}
+
+TEST_CASE("the generation id is a device with its address, and an interrupt notifies it") {
+  const auto bytes = acpi_tables({.vcpu_count = 1, .virtio_device_count = 1});
+  find_once(bytes, aml::name("_CID", aml::string("VM_Gen_Counter")));
+  find_once(bytes, {0x08, 'A', 'D', 'D', 'R', 0x12, 8, 2, 0x0c, 0x00, 0xf0, 0x0e, 0x00, 0x00});
+  find_once(bytes, aml::name("_HID", aml::string("ACPI0013")));
+  // Buffer of 11 bytes: Interrupt(consumer, edge, high, exclusive) { 1 }, end.
+  find_once(bytes, {0x11, 14, 0x0a, 11, 0x89, 6, 0, 0x03, 1, 1, 0, 0, 0, 0x79, 0});
+  // Method(_EVT, 1, Serialized) { Notify(VGEN, 0x80) }.
+  find_once(bytes, {0x14, 13, '_', 'E', 'V', 'T', 0x09, 0x86, 'V', 'G', 'E', 'N', 0x0a, 0x80});
+}
+
+TEST_CASE("tables and generation id do not touch, and the id can be replaced") {
+  auto memory = *GuestMemory::create((*Fd::memfd("test", 2 << 20)).ref(), 2 << 20);
+  GenerationId id;
+  id.fill(std::byte{0x11});
+  const AcpiConfig config = {
+      .vcpu_count = 32, .virtio_device_count = kMaxVirtioDevices, .generation_id = id};
+  CHECK_LE(kAcpiTables.value + acpi_tables(config).size(), kGenerationId.value);
+  CHECK_LE(kGenerationId.value + id.size(), kAcpiTables.value + kAcpiTablesSize);
+  REQUIRE(load_acpi_tables(memory, config));
+  const auto stored = [&] { return memory.view({kGenerationId, 16})->load<GenerationId>(0); };
+  CHECK_UNARY(stored() == id);
+  id.fill(std::byte{0x22});
+  REQUIRE(write_generation_id(memory, id));
+  CHECK_UNARY(stored() == id);
+  const auto tables = acpi_tables(config);
+  std::vector<std::byte> loaded(tables.size());
+  memory.view({kAcpiTables, tables.size()})->read(0, loaded);
+  CHECK_UNARY(loaded == tables);
 }
 
 TEST_CASE("package lengths take one, two or three bytes as the body grows") {

@@ -12,8 +12,11 @@ constexpr uint8_t kStringPrefix = 0x0d;
 constexpr uint8_t kScopeOp = 0x10;
 constexpr uint8_t kBufferOp = 0x11;
 constexpr uint8_t kPackageOp = 0x12;
+constexpr uint8_t kMethodOp = 0x14;
+constexpr uint8_t kMethodSerialized = 1 << 3;
 constexpr uint8_t kExtPrefix = 0x5b;
 constexpr uint8_t kDeviceOp = 0x82;
+constexpr uint8_t kNotifyOp = 0x86;
 constexpr uint8_t kEndTag = 0x79;
 
 void append(Term& to, const Term& from) { to.insert(to.end(), from.begin(), from.end()); }
@@ -94,6 +97,23 @@ Term device(std::string_view text, const Term& body) {
   append(named, body);
   Term result{kExtPrefix, kDeviceOp};
   append(result, with_package_length(named));
+  return result;
+}
+
+Term method(std::string_view text, uint8_t arguments, const Term& body) {
+  Term named;
+  append_text(named, text);
+  named.push_back(arguments | kMethodSerialized);
+  append(named, body);
+  Term result{kMethodOp};
+  append(result, with_package_length(named));
+  return result;
+}
+
+Term notify(std::string_view object, uint8_t value) {
+  Term result{kNotifyOp};
+  append_text(result, object);
+  append(result, integer(value));
   return result;
 }
 

@@ -23,6 +23,10 @@ Term package(const std::vector<Term>& elements);
 /// Scope(path) { body }; `path` is a name, or "\\" and a name.
 Term scope(std::string_view path, const Term& body);
 Term device(std::string_view name, const Term& body);
+/// Method(name, arguments, Serialized) { body }.
+Term method(std::string_view name, uint8_t arguments, const Term& body);
+/// Notify(object, value); `object` has four characters.
+Term notify(std::string_view object, uint8_t value);
 /// ResourceTemplate() { resources }.
 Term resource_template(const std::vector<Term>& resources);
 /// Memory32Fixed(ReadWrite, base, size).

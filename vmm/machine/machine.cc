@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "virtio/rng/backend.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/cpu_start_x86.h"
 #include "vmm/boot/kernel.h"
@@ -86,8 +87,11 @@ Result<> Machine::build_vcpus(const kvm::Kvm& kvm) {
                                           .initrds = initrds,
                                           .command_line = config_.command_line,
                                       }));
+  boot::GenerationId generation_id;
+  TRY(virtio::rng::KernelEntropy().fill(generation_id));
   TRY(boot::load_acpi_tables(*memory_, {.vcpu_count = config_.vcpu_count,
-                                        .virtio_device_count = virtio_device_count(config_)}));
+                                        .virtio_device_count = virtio_device_count(config_),
+                                        .generation_id = generation_id}));
   phases_.kernel_ns = monotonic_ns();
 
   const kvm::CpuidTable supported = TRY(kvm.supported_cpuid());

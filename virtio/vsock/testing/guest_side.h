@@ -73,6 +73,7 @@ class GuestSide final : private LoopClient {
     active_ = false;
     device_->reset();
     rx_.clear();
+    events_.clear();
     received_.clear();
     make_harness();
   }
@@ -85,6 +86,24 @@ class GuestSide final : private LoopClient {
   void give(const std::vector<GuestBuffer>& buffers) {
     rx_[driver(kRxQueue).add(buffers)] = buffers;
   }
+  /// A buffer for an event, of `bytes`; as Linux gives eight.
+  void give_event_buffer(uint64_t bytes = sizeof(Event)) {
+    const GuestBuffer buffer = driver(kEventQueue).writable(bytes);
+    events_[driver(kEventQueue).add({buffer})] = buffer;
+  }
+  /// The next event's id; its buffer is the driver's again, and not given back.
+  std::optional<uint32_t> next_event() {
+    settle();
+    const auto used = driver(kEventQueue).take_used();
+    if (!used) return std::nullopt;
+    const GuestBuffer& buffer = events_[static_cast<uint16_t>(used->id)];
+    const std::string bytes = driver(kEventQueue).text(buffer.range);
+    Event event;
+    CHECK(used->length == sizeof(event));
+    bytes.copy(static_cast<char*>(static_cast<void*>(&event)), sizeof(event));
+    return event.id;
+  }
+
   /// Keep used receive buffers instead of giving them back: the device runs dry.
   bool hoard = false;
 
@@ -195,6 +214,7 @@ class GuestSide final : private LoopClient {
   std::unique_ptr<DeviceHarness> harness_;
   std::vector<std::unique_ptr<DeviceHarness>> old_;
   std::map<uint16_t, std::vector<GuestBuffer>> rx_;
+  std::map<uint16_t, GuestBuffer> events_;
   size_t tx_under_way_ = 0;
   std::deque<Packet> received_;
 };
