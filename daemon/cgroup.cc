@@ -259,8 +259,8 @@ Result<> VmCgroup::set_limits(const CgroupParent& parent, const GroupLimits& lim
   if (memory.version != 0) {
     memory_events_ =
         memory.dir + "/" + name_ + (memory.version == 2 ? "/memory.events" : "/memory.oom_control");
-    memory_limit_ = memory.dir + "/" + name_ +
-                    (memory.version == 2 ? "/memory.max" : "/memory.limit_in_bytes");
+    memory_limit_ =
+        memory.dir + "/" + name_ + (memory.version == 2 ? "/memory.max" : "/memory.limit_in_bytes");
   }
   return {};
 }

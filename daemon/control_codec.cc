@@ -156,7 +156,8 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
     return fail({Code::kUnavailable, "MONITOR_REPLY"},
                 "the monitor sent a malformed reply of %zu bytes", packet.size());
   }
-  ControlReply reply{.id = in.id(), .error = std::nullopt, .phases = std::nullopt, .saved = std::nullopt};
+  ControlReply reply{
+      .id = in.id(), .error = std::nullopt, .phases = std::nullopt, .saved = std::nullopt};
   if (in.has_status() && in.status().code() != 0) {
     reply.error =
         Error::received(code_from_number(in.status().code()), printable(in.status().reason(), 64),

@@ -48,8 +48,7 @@ Result<> SavedMemory::read(uint64_t offset, std::span<std::byte> out) {
     const uint64_t page = offset / kPageBytes;
     const bool changed = saved_.layer && is_changed(page);
     uint64_t end = page + 1;
-    while (end * kPageBytes < offset + out.size() &&
-           (saved_.layer && is_changed(end)) == changed) {
+    while (end * kPageBytes < offset + out.size() && (saved_.layer && is_changed(end)) == changed) {
       ++end;
     }
     const size_t size = std::min<uint64_t>(out.size(), end * kPageBytes - offset);
@@ -64,8 +63,8 @@ Result<> SavedMemory::read(uint64_t offset, std::span<std::byte> out) {
 Result<uint64_t> SavedMemory::next_data(uint64_t offset) {
   const uint64_t below = TRY(snapshot::next_data_in(saved_.memory.ref(), offset, memory_bytes_));
   if (!saved_.layer) return below;
-  return std::min(
-      below, TRY(snapshot::next_data_in(saved_.layer->memory.ref(), offset, memory_bytes_)));
+  return std::min(below,
+                  TRY(snapshot::next_data_in(saved_.layer->memory.ref(), offset, memory_bytes_)));
 }
 
 }  // namespace mayfly::daemon

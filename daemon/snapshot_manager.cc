@@ -19,8 +19,7 @@ Result<> check_base(FdRef store, const BaseSnapshot& base) {
   const auto chain = snapshot::Chain::open(store, base.id);
   if (!chain && chain.error().code() == Code::kNotFound) {
     return fail({Code::kFailedPrecondition, "BASE_GONE"},
-                "the snapshot %s, which a DIFF would be over, is no longer there",
-                base.id.c_str());
+                "the snapshot %s, which a DIFF would be over, is no longer there", base.id.c_str());
   }
   if (!chain) return std::unexpected(Error(chain.error()).with_context(base.id));
   const auto& index = chain->newest().index();
@@ -60,8 +59,8 @@ Result<SnapshotOutcome> SnapshotManager::create(const SnapshotRequest& request, 
     hold.emplace(store_.hold(base.id));
     TRY(check_base(directory, base));
   }
-  auto writer = TRY(snapshot::SnapshotWriter::create(
-      {.store = directory, .name = request.snapshot_id}));
+  auto writer =
+      TRY(snapshot::SnapshotWriter::create({.store = directory, .name = request.snapshot_id}));
   stopwatch.lap("prepare");
   const SavedVm saved = TRY(vm->save({.stay_paused = request.stay_paused}, call, stopwatch));
   const snapshot::Digest digest =

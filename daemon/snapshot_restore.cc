@@ -94,13 +94,13 @@ Result<SnapshotManager::Prepared> SnapshotManager::prepare_snapshot(const std::s
   }
   Fd memory = TRY(memory_of(chain));
   stopwatch.lap("memory");
-  return Prepared{.source = {.state = TRY(state_file(chain.newest().state())),
-                             .memory = std::move(memory),
-                             .layers = {},
-                             .base = BaseSnapshot{.id = id,
-                                                  .memory_digest = chain.newest().index()->digest},
-                             .origin = id},
-                  .spec = std::move(spec)};
+  return Prepared{
+      .source = {.state = TRY(state_file(chain.newest().state())),
+                 .memory = std::move(memory),
+                 .layers = {},
+                 .base = BaseSnapshot{.id = id, .memory_digest = chain.newest().index()->digest},
+                 .origin = id},
+      .spec = std::move(spec)};
 }
 
 Result<SnapshotManager::Prepared> SnapshotManager::prepare_vm(const ClonePlan& plan,

@@ -111,8 +111,8 @@ Result<FdRef> SnapshotStore::directory() {
   std::lock_guard lock(mutex_);
   if (TRY(open_directory())) return directory_.ref();
   if (::mkdir(path_.c_str(), 0700) != 0) {
-    return fail_errno({Code::kFailedPrecondition, "SNAPSHOT_DIR"}, errno,
-                      "--snapshot-dir: make %s", path_.c_str());
+    return fail_errno({Code::kFailedPrecondition, "SNAPSHOT_DIR"}, errno, "--snapshot-dir: make %s",
+                      path_.c_str());
   }
   TRY(open_directory());
   return directory_.ref();

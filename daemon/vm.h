@@ -73,8 +73,7 @@ class Vm {
   /// Builds the VM, to boot or, where `source` is not null, to go on from that; the monitor's reply
   /// is the commit point. After a failure the monitor is gone and the directory removed. Once, by
   /// the thread that made the object.
-  Result<> launch(bool start, const RestoreSource* source, const Call& call,
-                  Stopwatch& stopwatch);
+  Result<> launch(bool start, const RestoreSource* source, const Call& call, Stopwatch& stopwatch);
 
   /// Instead of launch(), where the VM is refused.
   Result<> refuse(Error error);

@@ -85,8 +85,8 @@ void Vm::publish(VmState state) {
 
 Result<> Vm::prepare(Resources& resources, const RestoreSource* source) {
   resources.source = source;
-  resources.files =
-      source == nullptr ? TRY(open_files(spec_, environment_.agent_initrd)) : TRY(open_disks(spec_));
+  resources.files = source == nullptr ? TRY(open_files(spec_, environment_.agent_initrd))
+                                      : TRY(open_disks(spec_));
   auto kvm = Fd::open(environment_.kvm_path.c_str(), O_RDWR);
   if (!kvm) {
     return fail_errno({Code::kFailedPrecondition, "KVM_MISSING"}, kvm.error().os_errno(),

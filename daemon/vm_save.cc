@@ -40,9 +40,8 @@ Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stop
   auto saved = save_stopped(before, call, stopwatch);
   if (before == VmState::kRunning && (!saved || !plan.stay_paused)) {
     // The monitor answers in order: this one comes after whatever was given up above.
-    const auto resumed =
-        command(Command::kResume, "resume", VmState::kPaused, VmState::kRunning,
-                Call::within(kResumeLimit));
+    const auto resumed = command(Command::kResume, "resume", VmState::kPaused, VmState::kRunning,
+                                 Call::within(kResumeLimit));
     stopwatch.lap("resume");
     if (saved && !resumed) saved = std::unexpected(resumed.error());
   }
@@ -95,7 +94,8 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
         if (leaves && result && !result->error) memory_.is_private = true;
       }));
   if (!reply.saved) {
-    return fail({Code::kUnavailable, "MONITOR_REPLY"}, "save: the monitor did not say what it saved");
+    return fail({Code::kUnavailable, "MONITOR_REPLY"},
+                "save: the monitor did not say what it saved");
   }
   saved.tsc_khz = reply.saved->tsc_khz;
   // What was shared with the monitor is ours alone from here on.
