@@ -14,4 +14,9 @@ namespace mayfly::cli {
 /// VMs share it, unless an initrd is given. `--rootfs none`: no root image.
 Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installation);
 
+v1::ResourceLimits make_limits(const LimitFlags& flags);
+
+/// Disks in their order, their paths made absolute.
+v1::RestoreOverrides make_overrides(const RestoreFlags& flags);
+
 }  // namespace mayfly::cli

@@ -2,13 +2,21 @@
 #include "daemon/agent_link.h"
 
 #include "base/log.h"
+#include "daemon/random.h"
 
 #include <array>
+#include <chrono>
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
 namespace mayfly::daemon {
+
+namespace {
+
+constexpr size_t kEntropyBytes = 32;
+
+}  // namespace
 
 Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket, Hook on_message) {
   std::unique_ptr<AgentLink> link(new AgentLink(std::move(socket), std::move(on_message)));
@@ -17,10 +25,17 @@ Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket
   return link;
 }
 
-bool AgentLink::ask_poweroff() const {
-  const std::string bytes = encode_poweroff();
-  return ::send(socket_.number(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
-         static_cast<ssize_t>(bytes.size());
+bool AgentLink::send(const std::string& frame) const {
+  return ::send(socket_.number(), frame.data(), frame.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
+         static_cast<ssize_t>(frame.size());
+}
+
+bool AgentLink::ask_poweroff() const { return send(encode_poweroff()); }
+
+bool AgentLink::tell_restored() const {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const auto now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  return send(encode_restored(random_bytes(kEntropyBytes), static_cast<uint64_t>(now_ns)));
 }
 
 WatchVerdict AgentLink::on_readable() {

@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 namespace mayfly::daemon {
 
@@ -25,6 +26,10 @@ class AgentLink {
   /// Asks the guest to power off; false: it does not listen. Never blocks. Any thread.
   bool ask_poweroff() const;
 
+  /// Tells the guest that it goes on from another's memory, with randomness and time of its own;
+  /// false: it does not listen. Never blocks. Any thread.
+  bool tell_restored() const;
+
   /// Takes what has arrived already; on the reactor's thread, as the monitor has ended.
   void drain() { (void)on_readable(); }
 
@@ -32,6 +37,7 @@ class AgentLink {
   AgentLink(Fd socket, Hook on_message)
       : socket_(std::move(socket)), on_message_(std::move(on_message)) {}
   WatchVerdict on_readable();
+  bool send(const std::string& frame) const;
 
   const Fd socket_;
   // Reactor's thread only.

@@ -88,7 +88,7 @@ Result<> Vm::change(const char* what, VmState from, VmState to, Command command,
                   what, identity_.id.c_str(), state_name(state_), state_name(from));
     }
     busy_ = true;
-    if (command == Command::kStart) start_ns_ = stopwatch.start_ns();
+    if (start_ns_ == 0 && to == VmState::kRunning) start_ns_ = stopwatch.start_ns();
   }
   stopwatch.lap("queue");
   auto reply = monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
@@ -310,30 +310,61 @@ void Vm::on_agent(const AgentMessage& message) {
   if (const auto* failed = std::get_if<AgentShutdownFailed>(&message)) {
     log(LogLevel::kWarning, "vm %s: the guest did not power off: %s", identity_.id.c_str(),
         failed->message.c_str());
-    return;
+  } else if (const auto* hello = std::get_if<AgentHello>(&message)) {
+    on_hello(*hello);
+  } else if (const auto* reseeded = std::get_if<AgentReseeded>(&message)) {
+    on_reseeded(*reseeded);
   }
-  const auto* hello = std::get_if<AgentHello>(&message);
-  if (hello == nullptr) return;
+}
+
+void Vm::on_hello(const AgentHello& hello) {
   {
     std::lock_guard lock(mutex_);
-    if (guest_ || state_ == VmState::kStopped) return;  // Only the first one counts.
-    guest_ = GuestInfo{
-        .agent_version = hello->agent_version,
-        .kernel_release = hello->kernel_release,
-        .cpu_count = hello->cpu_count,
-        .init_us = hello->init_us,
-        .ready_us = hello->ready_us,
-        .start_to_ready_us = start_ns_ == 0 ? 0 : (monotonic_ns() - start_ns_) / 1000,
-        .failure = hello->failure,
+    if (guest_ || restored_guest_ || state_ == VmState::kStopped) return;  // The first one counts.
+    GuestInfo guest{
+        .agent_version = hello.agent_version,
+        .kernel_release = hello.kernel_release,
+        .cpu_count = hello.cpu_count,
+        .init_us = hello.init_us,
+        .ready_us = hello.ready_us,
+        .start_to_ready_us = 0,
+        .failure = hello.failure,
     };
-    // Before the reply that says so, the VM does not run yet for anyone else: set_state() tells
-    // them then.
-    if (published_ && state_ != VmState::kCreated) {
-      ready_emitted_ = true;
-      emit(*guest_);
+    if (restored_from_.empty()) {
+      set_guest(std::move(guest));
+    } else {
+      // It has another's random numbers and time until it says otherwise.
+      restored_guest_ = std::move(guest);
     }
   }
+  if (!restored_from_.empty() && !agent_->tell_restored()) {
+    log(LogLevel::kWarning, "vm %s: its agent does not listen", identity_.id.c_str());
+  }
   changed_.notify_all();
+}
+
+void Vm::on_reseeded(const AgentReseeded& reseeded) {
+  {
+    std::lock_guard lock(mutex_);
+    if (guest_ || !restored_guest_ || state_ == VmState::kStopped) return;
+    GuestInfo guest = *std::exchange(restored_guest_, std::nullopt);
+    if (guest.failure.empty() && !reseeded.failure.empty()) {
+      guest.failure = "it may have another VM's random numbers or time: " + reseeded.failure;
+    }
+    set_guest(std::move(guest));
+  }
+  changed_.notify_all();
+}
+
+void Vm::set_guest(GuestInfo guest) {
+  guest.start_to_ready_us = start_ns_ == 0 ? 0 : (monotonic_ns() - start_ns_) / 1000;
+  guest_ = std::move(guest);
+  // Before the reply that says so, the VM does not run yet for anyone else: set_state() tells
+  // them then.
+  if (published_ && state_ != VmState::kCreated) {
+    ready_emitted_ = true;
+    emit(*guest_);
+  }
 }
 
 void Vm::on_monitor_end(MonitorEnd end) {

@@ -138,6 +138,9 @@ class Vm {
   void set_state(VmState to);
   void on_changed(const Result<ControlReply>& reply, VmState from, VmState to);
   void on_agent(const AgentMessage& message);
+  void on_hello(const AgentHello& hello);
+  void on_reseeded(const AgentReseeded& reseeded);
+  void set_guest(GuestInfo guest);
   void on_monitor_end(MonitorEnd end);
   VmView view_locked() const;
   void emit(decltype(Event::what) what);
@@ -163,12 +166,14 @@ class Vm {
   uint64_t start_ns_ = 0;
   bool ready_emitted_ = false;
   std::optional<GuestInfo> guest_;
+  // Of a restored VM, until it has reseeded itself.
+  std::optional<GuestInfo> restored_guest_;
   std::optional<VmExit> exit_;
   PhaseTimes create_times_;
   // Its file goes with the monitor.
   VmMemory memory_;
 
-  // Set by launch().
+  // Constant once launch() has begun to build.
   std::string restored_from_;
 
   // Made by launch() and constant once published_. The hooks of the later ones use the earlier
