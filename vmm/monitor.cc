@@ -88,6 +88,15 @@ Result<Answer> Monitor::answer(Request& request) {
             return nothing(TRY(machine())->connect_vsock(call.port, std::move(call.stream)));
           },
           [&](GetStats&) -> Result<Answer> { return Answer(TRY(machine())->stats()); },
+          [&](Save& call) -> Result<Answer> {
+            return Answer(TRY(TRY(machine())->save(call.what)));
+          },
+          [&](GetMemory&) -> Result<Answer> {
+            const Machine& machine = *TRY(this->machine());
+            return Answer(
+                Memory{.file = machine.memory_file(),
+                       .is_private = machine.memory_sharing() == MemorySharing::kPrivate});
+          },
       },
       request.call);
 }

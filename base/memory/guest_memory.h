@@ -7,7 +7,8 @@
 // exactly once; callers validate and use the copy. Bounds are checked when a range becomes a span,
 // and again at each access.
 //
-// GuestMemory is immutable after create() and may be used from any thread. A GuestSpan borrows it.
+// GuestMemory is immutable after create() but for leave(), and may be used from any thread. A
+// GuestSpan borrows it.
 //
 // Layout (x86): RAM fills [0, 3 GiB) first and goes on at 4 GiB; the gap holds device registers.
 #pragma once
@@ -87,6 +88,9 @@ class GuestSpan {
   uint64_t size_ = 0;
 };
 
+/// Who sees what is written to guest RAM: the file it was made from, or this process alone.
+enum class MemorySharing : uint8_t { kShared, kPrivate };
+
 class GuestMemory {
  public:
   /// One contiguous piece of RAM, as KVM's memory slots and the guest's memory map want it.
@@ -97,10 +101,17 @@ class GuestMemory {
     uint64_t file_offset;
   };
 
-  /// Maps `memfd` (at least `size_bytes` long, shared) at an address range reserved once, so that
-  /// what is mapped there can change later without KVM being told. `size_bytes` is a multiple of
-  /// 4096.
-  static Result<GuestMemory> create(FdRef memfd, uint64_t size_bytes);
+  /// Maps `file` (at least `size_bytes` long) at an address range reserved once, so that what is
+  /// mapped there can change later without KVM being told. `size_bytes` is a multiple of 4096. A
+  /// file that is mapped private need not be writable.
+  static Result<GuestMemory> create(FdRef file, uint64_t size_bytes,
+                                    MemorySharing sharing = MemorySharing::kShared);
+
+  /// Shared RAM becomes private: `file`, create()'s, keeps what is in it now and is never written
+  /// again. Nobody may write RAM meanwhile. After an Error there may be holes in RAM, which nobody
+  /// may touch.
+  Result<> leave(FdRef file);
+  MemorySharing sharing() const { return sharing_; }
 
   ~GuestMemory();
   GuestMemory(GuestMemory&& other) noexcept;
@@ -115,7 +126,9 @@ class GuestMemory {
 
  private:
   GuestMemory() = default;
+  Result<> map(FdRef file) const;
 
+  MemorySharing sharing_ = MemorySharing::kShared;
   std::byte* base_ = nullptr;  // host address of Gpa 0
   uint64_t reserved_ = 0;
   uint64_t size_ = 0;

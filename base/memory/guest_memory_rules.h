@@ -22,4 +22,10 @@ inline constexpr auto kGuestMemoryRules = std::to_array<seccomp::Rule>({
     seccomp::allow(__NR_munmap, "the slack around the reservation; all of it when a start fails"),
 });
 
+inline constexpr auto kPrivateMemoryRules = std::to_array<seccomp::Rule>({
+    seccomp::allow(__NR_mmap, "guest RAM as a private mapping, over its reservation or itself",
+                   {seccomp::equals64(2, PROT_READ | PROT_WRITE),
+                    seccomp::equals64(3, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED)}),
+});
+
 }  // namespace mayfly

@@ -64,13 +64,13 @@ GuestSpan GuestSpan::subspan(uint64_t offset, uint64_t size_bytes) const {
   return GuestSpan(at(offset, size_bytes), size_bytes);
 }
 
-Result<GuestMemory> GuestMemory::create(FdRef memfd, uint64_t size_bytes) {
+Result<GuestMemory> GuestMemory::create(FdRef file, uint64_t size_bytes, MemorySharing sharing) {
   if (size_bytes == 0 || size_bytes % kPageSize != 0 || size_bytes > kMaxSize) {
     return fail({Code::kInvalidArgument, "MEMORY_SIZE"},
                 "memory: %llu bytes is not a multiple of 4096 between 4096 and 2^42",
                 static_cast<unsigned long long>(size_bytes));
   }
-  const uint64_t file_bytes = TRY(file_size(memfd));
+  const uint64_t file_bytes = TRY(file_size(file));
   if (file_bytes < size_bytes) {
     return fail({Code::kInvalidArgument, "MEMORY_FILE_TOO_SHORT"},
                 "memory: the file holds %llu bytes, the guest wants %llu",
@@ -79,6 +79,7 @@ Result<GuestMemory> GuestMemory::create(FdRef memfd, uint64_t size_bytes) {
   }
 
   GuestMemory memory;
+  memory.sharing_ = sharing;
   memory.size_ = size_bytes;
   const uint64_t low = std::min(size_bytes, kLowRamEnd.value);
   const uint64_t high = size_bytes - low;
@@ -109,21 +110,35 @@ Result<GuestMemory> GuestMemory::create(FdRef memfd, uint64_t size_bytes) {
     memory.regions_[memory.region_count_++] = {kHighRamStart, high, aligned + kHighRamStart.value,
                                                low};
   }
-  for (const Region& region : memory.regions()) {
+  TRY(memory.map(file));
+  return memory;
+}
+
+Result<> GuestMemory::map(FdRef file) const {
+  // Without a reservation: how much of a private RAM is ever written nobody knows.
+  const int flags = sharing_ == MemorySharing::kShared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE;
+  for (const Region& region : regions()) {
     // SAFETY: MAP_FIXED inside our own reservation.
     void* mapped =
         ::mmap(std::bit_cast<void*>(region.host_address), region.size, PROT_READ | PROT_WRITE,
-               MAP_SHARED | MAP_FIXED, memfd.number(), static_cast<off_t>(region.file_offset));
+               flags | MAP_FIXED, file.number(), static_cast<off_t>(region.file_offset));
     if (mapped == MAP_FAILED) {
       return fail_errno({Code::kResourceExhausted, "MEMORY_MAP"}, errno, "memory: map %llu bytes",
                         static_cast<unsigned long long>(region.size));
     }
   }
-  return memory;
+  return {};
+}
+
+Result<> GuestMemory::leave(FdRef file) {
+  CHECK(sharing_ == MemorySharing::kShared);
+  sharing_ = MemorySharing::kPrivate;
+  return map(file);
 }
 
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept
-    : base_(std::exchange(other.base_, nullptr)),
+    : sharing_(other.sharing_),
+      base_(std::exchange(other.base_, nullptr)),
       reserved_(std::exchange(other.reserved_, 0)),
       size_(other.size_),
       regions_{other.regions_[0], other.regions_[1]},

@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include <fcntl.h>
+
 namespace mayfly {
 namespace {
 
@@ -49,6 +51,50 @@ TEST_CASE("RAM above 3 GiB goes on at 4 GiB, and the gap is not RAM") {
   CHECK_FALSE(memory.view({Gpa{kLowRamEnd.value - 1}, 2}).has_value());
   memory.view({kHighRamStart, 8})->store<uint64_t>(0, 7);
   CHECK_EQ(memory.view({kHighRamStart, 8})->load<uint64_t>(0), 7);
+}
+
+TEST_CASE("private RAM begins as its file is and keeps its writes to itself") {
+  const Fd memfd = *Fd::memfd("test", kMiB);
+  {
+    const GuestMemory shared = *GuestMemory::create(memfd.ref(), kMiB);
+    shared.view({Gpa{0x1000}, 8})->store<uint64_t>(0, 1);
+  }
+  // A private mapping needs no file that can be written.
+  const Fd read_only = *Fd::open(format("/proc/self/fd/%d", memfd.number()).c_str(), O_RDONLY);
+  const GuestMemory memory = *GuestMemory::create(read_only.ref(), kMiB, MemorySharing::kPrivate);
+  const GuestSpan word = *memory.view({Gpa{0x1000}, 8});
+  CHECK_EQ(word.load<uint64_t>(0), 1);
+  word.store<uint64_t>(0, 2);
+  CHECK_EQ(word.load<uint64_t>(0), 2);
+  uint64_t in_file = 0;
+  REQUIRE(pread_exact(memfd.ref(), std::as_writable_bytes(std::span(&in_file, 1)), 0x1000));
+  CHECK_EQ(in_file, 1);
+  CHECK_FALSE(GuestMemory::create(read_only.ref(), kMiB).has_value());
+}
+
+TEST_CASE("RAM that leaves its file keeps its content and addresses; the file can be sealed") {
+  const uint64_t size = kLowRamEnd.value + 2 * kMiB;
+  const Fd memfd = *Fd::memfd("test", size);
+  GuestMemory memory = *GuestMemory::create(memfd.ref(), size);
+  const uint64_t address = memory.regions()[1].host_address;
+  const GuestSpan low = *memory.view({Gpa{0x2000}, 8});
+  const GuestSpan high = *memory.view({kHighRamStart, 8});
+  low.store<uint64_t>(0, 1);
+  high.store<uint64_t>(0, 1);
+  REQUIRE(memory.leave(memfd.ref()));
+  CHECK_EQ(memory.sharing(), MemorySharing::kPrivate);
+  CHECK_EQ(memory.regions()[1].host_address, address);
+  CHECK_EQ(::fcntl(memfd.number(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK), 0);
+  for (const GuestSpan& word : {low, high}) {
+    CHECK_EQ(word.load<uint64_t>(0), 1);
+    word.store<uint64_t>(0, 2);
+    CHECK_EQ(word.load<uint64_t>(0), 2);
+  }
+  for (const uint64_t offset : {uint64_t{0x2000}, kLowRamEnd.value}) {
+    uint64_t in_file = 0;
+    REQUIRE(pread_exact(memfd.ref(), std::as_writable_bytes(std::span(&in_file, 1)), offset));
+    CHECK_EQ(in_file, 1);
+  }
 }
 
 TEST_CASE("bad sizes are refused with the number in the message") {

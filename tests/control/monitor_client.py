@@ -7,6 +7,33 @@ import socket
 from harness import PATIENCE, PROBE, VMM, control_pb
 
 
+class Snapshot:
+    """What a machine can be restored from: descriptors of its memory and state, and layers (memory, pages)."""
+
+    def __init__(self, memory, state, layers=()):
+        self.memory, self.state, self.layers = memory, state, list(layers)
+
+    def layers_kept(self):
+        return [(os.dup(memory), os.dup(pages)) for memory, pages in self.layers]
+
+    def image(self, size=32 << 20):
+        """All of RAM."""
+        ram = bytearray(os.pread(self.memory, size, 0))
+        for memory, pages in self.layers:
+            for page in self.changed_pages(pages):
+                ram[page << 12:page + 1 << 12] = os.pread(memory, 4096, page << 12)
+        return bytes(ram)
+
+    @staticmethod
+    def changed_pages(pages):
+        bits = os.pread(pages, os.fstat(pages).st_size, 0)
+        return [page for page in range(len(bits) * 8) if bits[page // 8] >> page % 8 & 1]
+
+    def close(self):
+        for fd in (self.memory, self.state, *(fd for layer in self.layers for fd in layer)):
+            os.close(fd)
+
+
 class Monitor:
     """One monitor, and a connection to its control socket: protobuf over SOCK_SEQPACKET."""
 
@@ -24,23 +51,28 @@ class Monitor:
         self.connection = self.connect()
         self.next_id = 1
 
-    def configure(self, cmdline, start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE, **changes):
-        """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket."""
+    def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
+                  restore=None, **changes):
+        """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
+        `restore`: a Snapshot to go on from instead of a kernel; it keeps its files."""
         self.files = []
 
         def give(fd):
             self.files.append(fd)
             return len(self.files) - 1
 
-        memory = os.memfd_create("mayfly-guest")
-        os.truncate(memory, changes.get("memory_bytes", 32 << 20))
+        if restore is None:
+            self.memory = os.memfd_create("mayfly-guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.truncate(self.memory, changes.get("memory_bytes", 32 << 20))
+        else:
+            self.memory = os.dup(restore.memory)
         self.ring = os.memfd_create("ring")
         os.truncate(self.ring, 4096 + (1 << 16))
         self.report = os.memfd_create("report")
         input_end, self.console_input = os.pipe()
         message = control_pb.Configure(
             vcpu_count=1, memory_bytes=32 << 20, cmdline=cmdline, start=start, end_on_disconnect=end_on_disconnect,
-            kvm_fd=give(os.open("/dev/kvm", os.O_RDWR)), memory_fd=give(memory),
+            kvm_fd=give(os.open("/dev/kvm", os.O_RDWR)), memory_fd=give(os.dup(self.memory)),
             kernel_fd=give(os.open(kernel, os.O_RDONLY)), exit_report_fd=give(self.report))
         message.console.ring_fd = give(self.ring)
         message.console.output_event_fd = give(os.eventfd(0))
@@ -51,6 +83,11 @@ class Monitor:
             message.vsock.guest_cid = 3
             for port, end in ports.items():
                 message.vsock.host_ports.add(port=port, fd=give(end.fileno()))
+        if restore is not None:
+            message.restore.state_fd = give(os.dup(restore.state))
+            message.restore.private_memory = True
+            for memory, pages in restore.layers:
+                message.restore.layers.add(memory_fd=give(os.dup(memory)), pages_fd=give(os.dup(pages)))
         for name, value in changes.items():
             if isinstance(value, int):
                 setattr(message, name, value)
@@ -68,6 +105,19 @@ class Monitor:
         written = int.from_bytes(os.pread(self.ring, 8, 16), "little")
         return os.pread(self.ring, written, 4096)
 
+    def save(self, changed_from=None):
+        """What a paused VM leaves behind, as a Snapshot, and the reply; with a Snapshot `changed_from`, its changes."""
+        state = os.memfd_create("state")
+        if changed_from is None:
+            reply = self.call([state], save=control_pb.Save(state_fd=0, leave_memory=True))
+            return Snapshot(os.dup(self.memory), state), reply
+        layer = os.memfd_create("layer"), os.memfd_create("pages")
+        pagemap = os.open(f"/proc/{self.process.pid}/pagemap", os.O_RDONLY)
+        changed = control_pb.ChangedPages(layer=control_pb.Layer(memory_fd=1, pages_fd=2), pagemap_fd=3)
+        reply = self.call([state, *layer, pagemap], save=control_pb.Save(state_fd=0, changed_pages=changed))
+        os.close(pagemap)
+        return Snapshot(os.dup(changed_from.memory), state, [*changed_from.layers_kept(), layer]), reply
+
     def exit_report(self):
         return control_pb.ExitReport.FromString(os.pread(self.report, 1 << 16, 0))
 
@@ -77,7 +127,7 @@ class Monitor:
 
     def close(self):
         self.connection.close()
-        for fd in (getattr(self, name, None) for name in ("ring", "report", "console_input")):
+        for fd in (getattr(self, name, None) for name in ("ring", "report", "console_input", "memory")):
             if fd is not None:
                 os.close(fd)
         if self.process.poll() is None:

@@ -18,6 +18,7 @@ constexpr Test kTests[] = {
     {"reset", reset},
     {"panic", panic},
     {"triple-fault", test_triple_fault},
+    {"churn", test_churn},
     {"console", test_console},
     {"echo", test_echo},
     {"blk", test_blk},

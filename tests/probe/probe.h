@@ -66,6 +66,7 @@ void fill_pattern(uint8_t* bytes, size_t size, uint64_t seed);
 bool has_pattern(const uint8_t* bytes, size_t size, uint64_t seed);
 
 // The tests, one file each.
+void test_churn();
 void test_console();
 void test_echo();
 void test_blk();

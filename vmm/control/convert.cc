@@ -3,6 +3,7 @@
 #include "vmm/control/message.h"
 #include "vmm/control/request.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace mayfly::vmm {
@@ -58,18 +59,58 @@ Result<ConsoleConfig> take_console(const message::Console& message, Descriptors&
   return console;
 }
 
+Result<MemoryLayer> take_layer(const message::Layer& message, Descriptors& fds,
+                               const std::string& field) {
+  MemoryLayer layer;
+  layer.memory = TRY(fds.take(message.memory_fd, (field + ".memory_fd").c_str()));
+  layer.pages = TRY(fds.take(message.pages_fd, (field + ".pages_fd").c_str()));
+  return layer;
+}
+
+Result<std::optional<GenerationId>> take_generation_id(const std::string& bytes) {
+  if (bytes.empty()) return std::nullopt;
+  GenerationId id;
+  if (bytes.size() != id.size()) {
+    return fail({Code::kInvalidArgument, "GENERATION_ID"},
+                "restore.generation_id: %zu bytes, where %zu or none belong", bytes.size(),
+                id.size());
+  }
+  std::ranges::copy(std::as_bytes(std::span(bytes)), id.begin());
+  return id;
+}
+
+Result<RestoreConfig> take_restore(const message::Restore& message, Descriptors& fds) {
+  RestoreConfig restore;
+  restore.state = TRY(fds.take(message.state_fd, "restore.state_fd"));
+  restore.sharing = message.private_memory ? MemorySharing::kPrivate : MemorySharing::kShared;
+  for (const message::Layer& layer : message.layers) {
+    restore.layers.push_back(TRY(take_layer(layer, fds, "restore.layers")));
+  }
+  restore.generation_id = TRY(take_generation_id(message.generation_id));
+  return restore;
+}
+
+Result<> take_kernel(const message::Configure& message, Descriptors& fds, MachineConfig& machine) {
+  machine.command_line = message.cmdline;
+  machine.kernel = TRY(fds.take(message.kernel_fd, "kernel_fd"));
+  for (const uint32_t fd : message.initrd_fds) {
+    machine.initrds.push_back(TRY(fds.take(fd, "initrd_fds")));
+  }
+  return {};
+}
+
 Result<Configure> take_configure(const message::Configure& message, Descriptors fds) {
   Configure configure;
   MachineConfig& machine = configure.machine;
   machine.vcpu_count = message.vcpu_count;
   machine.memory_bytes = message.memory_bytes;
-  machine.command_line = message.cmdline;
   machine.kvm = TRY(fds.take(message.kvm_fd, "kvm_fd"));
   machine.memory = TRY(fds.take(message.memory_fd, "memory_fd"));
-  machine.kernel = TRY(fds.take(message.kernel_fd, "kernel_fd"));
   machine.exit_report = TRY(fds.take(message.exit_report_fd, "exit_report_fd"));
-  for (const uint32_t fd : message.initrd_fds) {
-    machine.initrds.push_back(TRY(fds.take(fd, "initrd_fds")));
+  if (message.restore) {
+    machine.restore = TRY(take_restore(*message.restore, fds));
+  } else {
+    TRY(take_kernel(message, fds, machine));
   }
   machine.disks = TRY(take_disks(message, fds));
   machine.console = TRY(take_console(message.console, fds));
@@ -80,6 +121,22 @@ Result<Configure> take_configure(const message::Configure& message, Descriptors 
   machine.end_on_disconnect = message.end_on_disconnect;
   TRY(validate(machine));
   return configure;
+}
+
+Result<Save> take_save(const message::Save& message, Descriptors& fds) {
+  Save save;
+  save.what.state = TRY(fds.take(message.state_fd, "save.state_fd"));
+  if (message.leave_memory) return save;
+  if (!message.changed_pages) {
+    return fail({Code::kInvalidArgument, "SAVE_WHAT"},
+                "save: neither leave_memory nor changed_pages is said");
+  }
+  ChangedPages changed;
+  changed.layer = TRY(take_layer(message.changed_pages->layer, fds, "save.changed_pages.layer"));
+  changed.pagemap =
+      TRY(fds.take(message.changed_pages->pagemap_fd, "save.changed_pages.pagemap_fd"));
+  save.what.memory = std::move(changed);
+  return save;
 }
 
 using Call = decltype(Request::call);
@@ -96,6 +153,8 @@ Call plain_call(message::Plain call) {
       return Stop{};
     case message::Plain::kGetStats:
       return GetStats{};
+    case message::Plain::kGetMemory:
+      return GetMemory{};
   }
   CHECK(false);
 }
@@ -107,12 +166,15 @@ Result<Call> take_call(const message::Request& request, Descriptors fds) {
   if (const auto* connect = std::get_if<message::VsockPort>(&request.call)) {
     return Call(VsockConnect{connect->port, TRY(fds.take(connect->fd, "vsock_connect.fd"))});
   }
+  if (const auto* save = std::get_if<message::Save>(&request.call)) {
+    return Call(TRY(take_save(*save, fds)));
+  }
   if (const auto* plain = std::get_if<message::Plain>(&request.call)) return plain_call(*plain);
   return fail({Code::kUnimplemented, "UNKNOWN_CALL"}, "request %llu has no call this monitor knows",
               static_cast<unsigned long long>(request.id));
 }
 
-// Phases and Stats are numbered from 1 in the order of their structs.
+// Phases, Stats and Saved are numbered from 1 in the order of their structs.
 WireWriter encode(const Phases& phases) {
   const uint64_t fields[] = {phases.main_ns,  phases.received_ns, phases.memory_ns,
                              phases.vm_ns,    phases.kernel_ns,   phases.devices_ns,
@@ -130,6 +192,19 @@ WireWriter encode(const MachineStats& stats) {
                              stats.vsock_tx_bytes,  stats.console_bytes};
   WireWriter message;
   message.numbers(fields);
+  return message;
+}
+
+WireWriter encode(const Saved& saved) {
+  const uint64_t fields[] = {saved.tsc_khz, saved.page_count, saved.state_ns, saved.memory_ns};
+  WireWriter message;
+  message.numbers(fields);
+  return message;
+}
+
+WireWriter encode(const Memory& memory) {
+  WireWriter message;
+  message.number(1, memory.is_private ? 1 : 0);
   return message;
 }
 
@@ -153,7 +228,7 @@ std::expected<Request, Refusal> parse_request(std::span<const std::byte> packet,
 }
 
 std::string make_reply(uint64_t id, const Result<Answer>& result) {
-  constexpr uint32_t kId = 1, kStatus = 2, kPhases = 3, kStats = 4;
+  constexpr uint32_t kId = 1, kStatus = 2, kPhases = 3, kStats = 4, kSaved = 5, kMemory = 6;
   WireWriter reply;
   reply.number(kId, id);
   if (!result) {
@@ -162,6 +237,10 @@ std::string make_reply(uint64_t id, const Result<Answer>& result) {
     reply.message(kPhases, encode(*phases));
   } else if (const auto* stats = std::get_if<MachineStats>(&*result)) {
     reply.message(kStats, encode(*stats));
+  } else if (const auto* saved = std::get_if<Saved>(&*result)) {
+    reply.message(kSaved, encode(*saved));
+  } else if (const auto* memory = std::get_if<Memory>(&*result)) {
+    reply.message(kMemory, encode(*memory));
   }
   return std::move(reply).take();
 }

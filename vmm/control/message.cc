@@ -78,6 +78,81 @@ Result<Vsock> parse_vsock(Bytes bytes) {
   return vsock;
 }
 
+Result<Layer> parse_layer(Bytes bytes) {
+  Layer layer;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        layer.memory_fd = TRY(field->u32());
+        break;
+      case 2:
+        layer.pages_fd = TRY(field->u32());
+        break;
+    }
+  }
+  return layer;
+}
+
+Result<Restore> parse_restore(Bytes bytes) {
+  Restore restore;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        restore.state_fd = TRY(field->u32());
+        break;
+      case 2:
+        restore.private_memory = TRY(field->u64()) != 0;
+        break;
+      case 3:
+        restore.layers.push_back(TRY(parse_layer(TRY(field->message()))));
+        break;
+      case 4:
+        restore.generation_id = field->text();
+        break;
+    }
+  }
+  return restore;
+}
+
+Result<ChangedPages> parse_changed_pages(Bytes bytes) {
+  ChangedPages changed;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        changed.layer = TRY(parse_layer(TRY(field->message())));
+        break;
+      case 2:
+        changed.pagemap_fd = TRY(field->u32());
+        break;
+    }
+  }
+  return changed;
+}
+
+Result<Save> parse_save(Bytes bytes) {
+  Save save;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        save.state_fd = TRY(field->u32());
+        break;
+      case 2:
+        save.leave_memory = TRY(field->u64()) != 0;
+        save.changed_pages.reset();
+        break;
+      case 3:
+        save.leave_memory = false;
+        save.changed_pages = TRY(parse_changed_pages(TRY(field->message())));
+        break;
+    }
+  }
+  return save;
+}
+
 Result<Configure> parse_configure(Bytes bytes) {
   Configure configure;
   WireReader reader(bytes);
@@ -128,6 +203,9 @@ Result<Configure> parse_configure(Bytes bytes) {
       case 15:
         configure.debug_serial = TRY(field->u64()) != 0;
         break;
+      case 16:
+        configure.restore = TRY(parse_restore(TRY(field->message())));
+        break;
     }
   }
   return configure;
@@ -136,7 +214,7 @@ Result<Configure> parse_configure(Bytes bytes) {
 }  // namespace
 
 Result<Request> parse(Bytes packet) {
-  constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7;
+  constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9;
   Request request;
   WireReader reader(packet);
   while (const auto field = TRY(reader.next())) {
@@ -150,11 +228,15 @@ Result<Request> parse(Bytes packet) {
       case kVsockConnect:
         request.call = TRY(parse_vsock_port(TRY(field->message())));
         break;
+      case kSave:
+        request.call = TRY(parse_save(TRY(field->message())));
+        break;
       case static_cast<uint32_t>(Plain::kStart):
       case static_cast<uint32_t>(Plain::kPause):
       case static_cast<uint32_t>(Plain::kResume):
       case static_cast<uint32_t>(Plain::kStop):
       case static_cast<uint32_t>(Plain::kGetStats):
+      case static_cast<uint32_t>(Plain::kGetMemory):
         request.call = Plain{field->number};
         break;
     }

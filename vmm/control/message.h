@@ -40,6 +40,18 @@ struct Vsock {
   std::vector<VsockPort> host_ports;
 };
 
+struct Layer {
+  uint32_t memory_fd = 0;
+  uint32_t pages_fd = 0;
+};
+
+struct Restore {
+  uint32_t state_fd = 0;
+  bool private_memory = false;
+  std::vector<Layer> layers;
+  std::string generation_id;
+};
+
 struct Configure {
   uint32_t vcpu_count = 0;
   uint64_t memory_bytes = 0;
@@ -56,15 +68,35 @@ struct Configure {
   bool start = false;
   bool end_on_disconnect = false;
   bool debug_serial = false;
+  std::optional<Restore> restore;
+};
+
+struct ChangedPages {
+  Layer layer;
+  uint32_t pagemap_fd = 0;
+};
+
+struct Save {
+  uint32_t state_fd = 0;
+  /// Of the two that came last.
+  bool leave_memory = false;
+  std::optional<ChangedPages> changed_pages;
 };
 
 /// The calls without fields, by their number in Request.
-enum class Plain : uint32_t { kStart = 3, kPause = 4, kResume = 5, kStop = 6, kGetStats = 8 };
+enum class Plain : uint32_t {
+  kStart = 3,
+  kPause = 4,
+  kResume = 5,
+  kStop = 6,
+  kGetStats = 8,
+  kGetMemory = 10,
+};
 
 struct Request {
   uint64_t id = 0;
   /// monostate: none that is known.
-  std::variant<std::monostate, Configure, Plain, VsockPort> call;
+  std::variant<std::monostate, Configure, Plain, VsockPort, Save> call;
 };
 
 /// Hostile bytes. What they hold is bounded by their own size.

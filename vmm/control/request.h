@@ -34,14 +34,24 @@ struct VsockConnect {
   Fd stream;
 };
 struct GetStats {};
+struct Save {
+  SaveConfig what;
+};
+struct GetMemory {};
 
 struct Request {
   uint64_t id = 0;
-  std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats> call;
+  std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats, Save, GetMemory> call;
+};
+
+/// Guest RAM's file, which goes with the reply.
+struct Memory {
+  FdRef file;
+  bool is_private = false;
 };
 
 /// What a call answers with when it succeeds.
-using Answer = std::variant<std::monostate, Phases, MachineStats>;
+using Answer = std::variant<std::monostate, Phases, MachineStats, Saved, Memory>;
 
 struct ExitReport {
   ExitReason reason;

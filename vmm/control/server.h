@@ -46,7 +46,8 @@ class Server final : private LoopClient {
   void on_completion(uint32_t op, int32_t result) override;
   void accept();
   void disconnect();
-  void send(const std::string& packet);
+  /// `descriptor` goes with it, where it is valid.
+  void send(const std::string& packet, FdRef descriptor);
   /// The next packet into buffer_; empty where none waits or the peer has gone.
   std::optional<Packet> receive();
 

@@ -21,6 +21,8 @@ inline constexpr auto kServerRules = std::to_array<seccomp::Rule>({
     seccomp::allow(
         __NR_sendto, "replies: send(), so to no address",
         {seccomp::equals32(3, MSG_NOSIGNAL), seccomp::equals64(4, 0), seccomp::equals32(5, 0)}),
+    seccomp::allow(__NR_sendmsg, "the reply that guest RAM's descriptor goes with",
+                   {seccomp::equals32(2, MSG_NOSIGNAL)}),
 });
 
 }  // namespace mayfly::vmm

@@ -31,6 +31,24 @@ std::vector<Fd> take_descriptors(msghdr& header) {
   return fds;
 }
 
+ssize_t send_with(FdRef connection, std::string packet, FdRef descriptor) {
+  iovec bytes{packet.data(), packet.size()};
+  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
+  msghdr header = {};
+  header.msg_iov = &bytes;
+  header.msg_iovlen = 1;
+  header.msg_control = ancillary;
+  header.msg_controllen = sizeof(ancillary);
+  cmsghdr* part = CMSG_FIRSTHDR(&header);
+  part->cmsg_level = SOL_SOCKET;
+  part->cmsg_type = SCM_RIGHTS;
+  part->cmsg_len = CMSG_LEN(sizeof(int));
+  const int number = descriptor.number();
+  // SAFETY: the control space is aligned for a cmsghdr and has room for one descriptor.
+  std::memcpy(CMSG_DATA(part), &number, sizeof(number));
+  return ::sendmsg(connection.number(), &header, MSG_NOSIGNAL);
+}
+
 }  // namespace
 
 Server::Server(Loop& loop, Fd listener)
@@ -138,13 +156,18 @@ std::optional<Request> Server::next() {
   return std::nullopt;
 }
 
-void Server::reply(uint64_t id, const Result<Answer>& result) { send(make_reply(id, result)); }
+void Server::reply(uint64_t id, const Result<Answer>& result) {
+  const Memory* memory = result ? std::get_if<Memory>(&*result) : nullptr;
+  send(make_reply(id, result), memory != nullptr ? memory->file : FdRef());
+}
 
-void Server::send(const std::string& packet) {
+void Server::send(const std::string& packet, FdRef descriptor) {
   if (!connection_.valid()) return;
   ssize_t sent = 0;
   do {
-    sent = ::send(connection_.number(), packet.data(), packet.size(), MSG_NOSIGNAL);
+    sent = descriptor.valid()
+               ? send_with(connection_.ref(), packet, descriptor)
+               : ::send(connection_.number(), packet.data(), packet.size(), MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
   if (sent < 0) disconnect();
 }

@@ -48,4 +48,34 @@ inline constexpr auto kBuildRules = std::to_array<seccomp::Rule>({
         {seccomp::equals64(2, PROT_READ | PROT_WRITE), seccomp::equals64(3, MAP_SHARED)}),
 });
 
+/// Building a machine from a saved one.
+inline constexpr auto kRestoreRules = std::to_array<seccomp::Rule>({
+    allow_request(KVM_SET_MP_STATE, "a vCPU's state"),
+    allow_request(KVM_SET_XCRS, "a vCPU's state"),
+    allow_request(kSetXsave, "a vCPU's state"),
+    allow_request(KVM_SET_DEBUGREGS, "a vCPU's state"),
+    allow_request(KVM_SET_LAPIC, "a vCPU's state"),
+    allow_request(kSetMsrs, "a vCPU's state"),
+    allow_request(KVM_SET_VCPU_EVENTS, "a vCPU's state"),
+    allow_request(KVM_SET_CLOCK, "kvmclock goes on from where it was"),
+});
+
+/// Saving a machine. Nothing that changes one.
+inline constexpr auto kSaveRules = std::to_array<seccomp::Rule>({
+    allow_request(KVM_KVMCLOCK_CTRL, "the guest is told that it was paused"),
+    allow_request(kGetMsrIndexList, "which MSRs are a vCPU's state"),
+    allow_request(KVM_GET_MP_STATE, "a vCPU's state"),
+    allow_request(KVM_GET_REGS, "a vCPU's state"),
+    allow_request(KVM_GET_SREGS, "a vCPU's state"),
+    allow_request(kGetXsave, "a vCPU's state"),
+    allow_request(KVM_GET_XCRS, "a vCPU's state"),
+    allow_request(KVM_GET_DEBUGREGS, "a vCPU's state"),
+    allow_request(KVM_GET_LAPIC, "a vCPU's state"),
+    allow_request(KVM_GET_VCPU_EVENTS, "a vCPU's state"),
+    allow_request(kGetMsrs, "a vCPU's state; what an MSR has that cannot be written"),
+    allow_request(kGetCpuid2, "what CPUID shows"),
+    allow_request(KVM_GET_TSC_KHZ, "what the state needs of a host"),
+    allow_request(KVM_GET_CLOCK, "the guest's kvmclock"),
+});
+
 }  // namespace mayfly::kvm

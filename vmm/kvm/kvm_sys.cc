@@ -22,6 +22,10 @@ constexpr Capability kRequired[] = {
     {KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"},
     {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"},
     {KVM_CAP_XCRS, "KVM_CAP_XCRS"},
+    {KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE"},
+    {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},
+    {KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS"},
+    {KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK"},
 };
 
 // SAFETY (every ioctl here): the request's struct is the one its number was made from, lives on the
@@ -137,6 +141,24 @@ void Vm::signal_msi(uint64_t address, uint32_t data) const {
   message.address_hi = static_cast<uint32_t>(address >> 32);
   message.data = data;
   call(fd_.ref(), KVM_SIGNAL_MSI, &message);
+}
+
+Result<kvm_clock_data> Vm::clock() const {
+  kvm_clock_data data = {};
+  if (call(fd_.ref(), KVM_GET_CLOCK, &data) != 0) {
+    return fail_errno({Code::kFailedPrecondition, "KVM_CLOCK"}, errno, "kvm: KVM_GET_CLOCK");
+  }
+  return data;
+}
+
+Result<> Vm::set_clock(uint64_t clock_ns) {
+  kvm_clock_data data = {};
+  data.clock = clock_ns;
+  if (call(fd_.ref(), KVM_SET_CLOCK, &data) != 0) {
+    return fail_errno({Code::kFailedPrecondition, "KVM_CLOCK"}, errno, "kvm: KVM_SET_CLOCK %llu ns",
+                      static_cast<unsigned long long>(clock_ns));
+  }
+  return {};
 }
 
 Result<> Vm::add_ioeventfd(FdRef event, Gpa address, uint32_t value) {

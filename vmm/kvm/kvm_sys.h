@@ -69,6 +69,11 @@ class Vm {
   /// the guest.
   Result<> add_ioeventfd(FdRef event, Gpa address, uint32_t value);
 
+  /// The guest's kvmclock, which goes on while the guest stands still.
+  Result<kvm_clock_data> clock() const;
+  /// The guest's kvmclock goes on from `clock_ns`.
+  Result<> set_clock(uint64_t clock_ns);
+
   FdRef fd() const { return fd_.ref(); }
 
  private:

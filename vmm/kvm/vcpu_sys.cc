@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/kvm/vcpu_sys.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include <sys/ioctl.h>
@@ -32,19 +34,18 @@ Result<> get(FdRef fd, unsigned long request, Argument& argument, const char* wh
   return {};
 }
 
-Result<> set_msr(FdRef fd, const kvm_msr_entry& msr) {
-  struct {
-    uint32_t count = 1;
-    uint32_t padding = 0;
-    kvm_msr_entry entry;
-  } one;
-  one.entry = msr;
-  if (::ioctl(fd.number(), kSetMsrs, &one) != 1) {
-    return fail({Code::kFailedPrecondition, "KVM_MSR"},
-                "kvm: this host does not take MSR 0x%x = 0x%llx", msr.index,
-                static_cast<unsigned long long>(msr.data));
-  }
-  return {};
+// As it is now; nothing where it cannot be read.
+std::optional<uint64_t> get_msr(FdRef fd, uint32_t index) {
+  MsrTable one;
+  one.count = 1;
+  one.entries[0].index = index;
+  if (::ioctl(fd.number(), kGetMsrs, &one) != 1) return std::nullopt;
+  return one.entries[0].data;
+}
+
+// A deadline is compared with the TSC, so the TSC goes first and the deadline last.
+int msr_turn(const kvm_msr_entry& msr) {
+  return msr.index == kMsrTsc ? 0 : msr.index == kMsrTscDeadline ? 2 : 1;
 }
 
 }  // namespace
@@ -76,6 +77,20 @@ Vcpu::~Vcpu() {
 Result<> Vcpu::set_cpuid(const CpuidTable& table) {
   return set(fd_.ref(), kSetCpuid2, table, "CPUID");
 }
+
+Result<CpuidTable> Vcpu::cpuid() const {
+  CpuidTable table;
+  table.count = CpuidTable::kMaxEntries;
+  TRY(get(fd_.ref(), kGetCpuid2, table, "CPUID"));
+  CHECK(table.count <= CpuidTable::kMaxEntries);
+  return table;
+}
+
+uint32_t Vcpu::tsc_khz() const {
+  return static_cast<uint32_t>(std::max(::ioctl(fd_.number(), KVM_GET_TSC_KHZ, 0), 0));
+}
+
+void Vcpu::tell_pause() { ::ioctl(fd_.number(), KVM_KVMCLOCK_CTRL, 0); }
 
 Exit Vcpu::run() {
   if (::ioctl(fd_.number(), KVM_RUN, 0) != 0) {
@@ -189,10 +204,6 @@ Result<VcpuState> Vcpu::save(const MsrList& list) const {
 }
 
 Result<> Vcpu::restore(const VcpuState& state) {
-  if (state.msrs.count > MsrTable::kMaxEntries) {
-    return fail({Code::kDataLoss, "MSR_COUNT"}, "vCPU state: %u MSRs, the limit is %u",
-                state.msrs.count, MsrTable::kMaxEntries);
-  }
   const FdRef fd = fd_.ref();
   TRY(set(fd, KVM_SET_MP_STATE, state.mp_state, "MP state"));
   TRY(set(fd, KVM_SET_REGS, state.regs, "registers"));
@@ -201,21 +212,36 @@ Result<> Vcpu::restore(const VcpuState& state) {
   TRY(set(fd, kSetXsave, state.xsave, "XSAVE area"));
   TRY(set(fd, KVM_SET_DEBUGREGS, state.debug_regs, "debug registers"));
   TRY(set(fd, KVM_SET_LAPIC, state.lapic, "local APIC"));
-  const auto msrs = std::span(state.msrs.entries).first(state.msrs.count);
-  // A deadline is compared with the TSC, so the TSC goes first and the deadline last.
-  const auto is = [](uint32_t index) {
-    return [index](const kvm_msr_entry& msr) { return msr.index == index; };
-  };
-  for (const kvm_msr_entry& msr : msrs) {
-    if (is(kMsrTsc)(msr)) TRY(set_msr(fd, msr));
-  }
-  for (const kvm_msr_entry& msr : msrs) {
-    if (!is(kMsrTsc)(msr) && !is(kMsrTscDeadline)(msr)) TRY(set_msr(fd, msr));
-  }
-  for (const kvm_msr_entry& msr : msrs) {
-    if (is(kMsrTscDeadline)(msr)) TRY(set_msr(fd, msr));
-  }
+  TRY(restore_msrs(state.msrs));
   return set(fd, KVM_SET_VCPU_EVENTS, state.events, "events");
+}
+
+Result<> Vcpu::restore_msrs(const MsrTable& saved) {
+  if (saved.count > MsrTable::kMaxEntries) {
+    return fail({Code::kDataLoss, "MSR_COUNT"}, "vCPU state: %u MSRs, the limit is %u", saved.count,
+                MsrTable::kMaxEntries);
+  }
+  MsrTable table = saved;
+  std::stable_sort(table.entries.begin(), table.entries.begin() + table.count,
+                   [](const auto& a, const auto& b) { return msr_turn(a) < msr_turn(b); });
+  while (table.count > 0) {
+    // KVM stops at the first that it does not take, and says how many it took.
+    const int taken = ::ioctl(fd_.number(), kSetMsrs, &table);
+    if (taken < 0) {
+      return fail_errno({Code::kFailedPrecondition, "KVM_VCPU_STATE"}, errno, "kvm: set vCPU MSRs");
+    }
+    if (static_cast<uint32_t>(taken) >= table.count) return {};
+    const kvm_msr_entry& refused = table.entries[static_cast<size_t>(taken)];
+    if (get_msr(fd_.ref(), refused.index) != refused.data) {
+      return fail({Code::kFailedPrecondition, "KVM_MSR"},
+                  "kvm: this host does not take MSR 0x%x = 0x%llx", refused.index,
+                  static_cast<unsigned long long>(refused.data));
+    }
+    const auto rest = table.entries.begin() + taken + 1;
+    std::copy(rest, table.entries.begin() + table.count, table.entries.begin());
+    table.count -= static_cast<uint32_t>(taken) + 1;
+  }
+  return {};
 }
 
 void install_kick_signal() {

@@ -3,7 +3,9 @@
 // One virtual CPU: running it, the exits it ends a run with, and its state as data.
 //
 // Threads: everything belongs to the vCPU's own thread but request_exit(), which any thread may
-// call. What an exit carries (port, address, data) is the guest's choice and hostile.
+// call. While that thread waits outside run(), another may take its place, one at a time: KVM lets
+// any thread of the process ask. What an exit carries (port, address, data) is the guest's choice
+// and hostile.
 #pragma once
 
 #include "base/error.h"
@@ -54,6 +56,13 @@ class Vcpu {
   uint32_t index() const { return index_; }
 
   Result<> set_cpuid(const CpuidTable& table);
+  /// What set_cpuid() was given, with the bits that follow the guest's registers as they are now.
+  Result<CpuidTable> cpuid() const;
+  /// 0 where the host does not know it.
+  uint32_t tsc_khz() const;
+  /// Lets the guest's kvmclock say at its next reading that the guest stood still, so that its
+  /// watchdogs start anew. Nothing where the guest has no kvmclock.
+  void tell_pause();
 
   /// Runs guest code until something needs the monitor.
   Exit run();
@@ -69,14 +78,17 @@ class Vcpu {
   Result<> set_sregs(const kvm_sregs& sregs);
 
   /// The whole state, in the order KVM wants; `list` from Kvm::msr_list(). MSRs the host lists but
-  /// cannot read are left out.
+  /// cannot read are left out. The last run() ended with kInterrupted: KVM finishes an access that
+  /// left the guest only in the next run().
   Result<VcpuState> save(const MsrList& list) const;
-  /// The same back; TSC before TSC_DEADLINE. Names the part or MSR that the host refuses.
+  /// The same back; TSC before TSC_DEADLINE. Names the part or MSR that the host refuses; an MSR
+  /// that cannot be written but has the value already is no matter.
   Result<> restore(const VcpuState& state);
 
  private:
   Vcpu(Fd fd, uint32_t index) : fd_(std::move(fd)), index_(index) {}
   Exit decode() const;
+  Result<> restore_msrs(const MsrTable& saved);
 
   Fd fd_;
   uint32_t index_;

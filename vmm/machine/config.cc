@@ -42,6 +42,19 @@ Result<> validate_vsock(const VsockConfig& vsock) {
   return {};
 }
 
+Result<> validate_restore(const RestoreConfig& restore) {
+  TRY(need(restore.state, "restore.state_fd"));
+  TRY(at_most(restore.layers.size(), kMaxLayers, "restore.layers"));
+  for (const MemoryLayer& layer : restore.layers) {
+    TRY(need(layer.memory, "restore.layers.memory_fd"));
+    TRY(need(layer.pages, "restore.layers.pages_fd"));
+  }
+  if (restore.layers.empty() || restore.sharing == MemorySharing::kPrivate) return {};
+  return fail({Code::kInvalidArgument, "LAYERS_SHARED"},
+              "restore.layers: %zu of them would be copied into a memory that is not private",
+              restore.layers.size());
+}
+
 }  // namespace
 
 Result<> validate(const MachineConfig& config) {
@@ -52,7 +65,7 @@ Result<> validate(const MachineConfig& config) {
   TRY(validate_memory(config.memory_bytes));
   TRY(need(config.kvm, "kvm_fd"));
   TRY(need(config.memory, "memory_fd"));
-  TRY(need(config.kernel, "kernel_fd"));
+  TRY(config.restore ? validate_restore(*config.restore) : need(config.kernel, "kernel_fd"));
   TRY(need(config.exit_report, "exit_report_fd"));
   TRY(need(config.console.ring, "console.ring_fd"));
   TRY(need(config.console.output_event, "console.output_event_fd"));

@@ -6,10 +6,14 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/memory/guest_memory.h"
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace mayfly {
@@ -19,6 +23,7 @@ inline constexpr uint64_t kMaxMemoryBytes = uint64_t{1} << 40;
 inline constexpr size_t kMaxDisks = 8;
 inline constexpr size_t kMaxInitrds = 4;
 inline constexpr size_t kMaxVsockHostPorts = 16;
+inline constexpr size_t kMaxLayers = 4;
 inline constexpr uint64_t kMinGuestCid = 3;
 inline constexpr uint64_t kMaxGuestCid = 0xffff'fffe;
 
@@ -48,12 +53,33 @@ struct VsockConfig {
   std::vector<VsockHostPort> host_ports;
 };
 
+/// Some pages of a memory, each at its own offset in `memory`; `pages` has a bit for each 4 KiB of
+/// RAM, from the lowest of byte 0 on, and is exactly as long as that takes.
+struct MemoryLayer {
+  Fd memory;
+  Fd pages;
+};
+
+using GenerationId = std::array<std::byte, 16>;
+
+/// What a machine goes on from, instead of booting a kernel.
+struct RestoreConfig {
+  /// The part `state` of a snapshot.
+  Fd state;
+  MemorySharing sharing = MemorySharing::kShared;
+  /// Copied over RAM, in this order; private RAM only.
+  std::vector<MemoryLayer> layers;
+  /// Absent: it stays as it was.
+  std::optional<GenerationId> generation_id;
+};
+
 struct MachineConfig {
   uint32_t vcpu_count = 1;
   uint64_t memory_bytes = 0;
   std::string command_line;
   Fd kvm;
   Fd memory;
+  /// Neither kernel nor initrds with `restore`.
   Fd kernel;
   std::vector<Fd> initrds;
   std::vector<DiskConfig> disks;
@@ -65,6 +91,7 @@ struct MachineConfig {
   bool end_on_disconnect = false;
   /// Where the exit report goes.
   Fd exit_report;
+  std::optional<RestoreConfig> restore;
 };
 
 /// Every number inside its limit, every needed descriptor there; the error names the field.
@@ -72,6 +99,32 @@ Result<> validate(const MachineConfig& config);
 
 /// How many virtio devices the machine has: console, entropy, vsock, disks.
 uint32_t virtio_device_count(const MachineConfig& config);
+
+/// RAM stays behind as it is, in the file it was made from.
+struct LeaveMemory {};
+
+/// What is private of RAM is copied.
+struct ChangedPages {
+  /// Two empty files.
+  MemoryLayer layer;
+  /// This process's /proc/PID/pagemap.
+  Fd pagemap;
+};
+
+struct SaveConfig {
+  /// An empty file for the part `state`.
+  Fd state;
+  std::variant<LeaveMemory, ChangedPages> memory;
+};
+
+/// What a save was.
+struct Saved {
+  /// Of vCPU 0; 0 where the host does not know it.
+  uint32_t tsc_khz = 0;
+  uint64_t page_count = 0;
+  uint64_t state_ns = 0;
+  uint64_t memory_ns = 0;
+};
 
 /// When each step of building and starting ended; CLOCK_MONOTONIC in ns, 0: not reached.
 struct Phases {

@@ -2,10 +2,8 @@
 #include "vmm/machine/device_set.h"
 
 #include "virtio/blk/uring_backend.h"
-#include "virtio/console/console.h"
 #include "virtio/console/loop_input.h"
 #include "virtio/console/ring_sink.h"
-#include "virtio/rng/rng.h"
 #include "vmm/boot/layout.h"
 
 #include <mutex>
@@ -25,10 +23,12 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const Parts& parts) {
   return set;
 }
 
-Result<> DeviceSet::add(std::unique_ptr<virtio::Device> device) {
+template <typename T>
+Result<> DeviceSet::add(std::unique_ptr<T> device) {
   // Every count in a config has its own, smaller limit.
-  CHECK(slots_.size() < boot::kMaxVirtioDevices);
-  slots_.push_back(TRY(VirtioSlot::create(
+  CHECK(places_.size() < boot::kMaxVirtioDevices);
+  T* const kind = device.get();
+  auto slot = TRY(VirtioSlot::create(
       {
           .index = count(),
           .memory = parts_.memory,
@@ -37,7 +37,8 @@ Result<> DeviceSet::add(std::unique_ptr<virtio::Device> device) {
           .ioapic = parts_.ioapic,
           .ending = parts_.ending,
       },
-      std::move(device))));
+      std::move(device)));
+  places_.push_back({std::move(slot), kind});
   return {};
 }
 
@@ -74,7 +75,6 @@ Result<> DeviceSet::add_disks() {
       return std::unexpected(std::move(blk).error().with_context(format("disks[%zu]", index)));
     }
     ++index;
-    disks_.push_back(blk->get());
     TRY(add(*std::move(blk)));
   }
   return {};
@@ -82,31 +82,31 @@ Result<> DeviceSet::add_disks() {
 
 void DeviceSet::add_to(Bus& mmio) {
   uint64_t base = boot::kVirtioMmio.value;
-  for (const auto& slot : slots_) {
-    mmio.add(base, boot::kVirtioMmioStride, *slot);
+  for (const Place& place : places_) {
+    mmio.add(base, boot::kVirtioMmioStride, *place.slot);
     base += boot::kVirtioMmioStride;
   }
 }
 
 void DeviceSet::freeze() {
   const std::lock_guard held(parts_.loop.lock());
-  for (const auto& slot : slots_) slot->transport().freeze();
+  for (const Place& place : places_) place.slot->transport().freeze();
 }
 
 void DeviceSet::thaw() {
   const std::lock_guard held(parts_.loop.lock());
-  for (const auto& slot : slots_) slot->transport().thaw();
+  for (const Place& place : places_) place.slot->transport().thaw();
 }
 
 void DeviceSet::serve_all() {
   const std::lock_guard held(parts_.loop.lock());
-  for (const auto& slot : slots_) slot->serve_all();
+  for (const Place& place : places_) place.slot->serve_all();
 }
 
 bool DeviceSet::idle() {
   const std::lock_guard held(parts_.loop.lock());
-  for (const auto& slot : slots_) {
-    if (!slot->device().idle()) return false;
+  for (const Place& place : places_) {
+    if (!place.slot->device().idle()) return false;
   }
   return true;
 }
@@ -114,6 +114,53 @@ bool DeviceSet::idle() {
 bool DeviceSet::has_unsent() {
   const std::lock_guard held(parts_.loop.lock());
   return vsock_ != nullptr && vsock_->unsent_bytes() > 0;
+}
+
+std::vector<snapshot::Device> DeviceSet::save() const {
+  const std::lock_guard held(parts_.loop.lock());
+  std::vector<snapshot::Device> states;
+  for (const Place& place : places_) {
+    snapshot::Device& state = states.emplace_back();
+    state.transport = place.slot->transport().save();
+    std::visit([&](const auto* device) { state.device = device->save(); }, place.device);
+  }
+  return states;
+}
+
+Result<> DeviceSet::restore_place(const Place& place, const snapshot::Device& state) {
+  TRY(std::visit(
+      [&](auto* device) -> Result<> {
+        const auto* own = std::get_if<decltype(device->save())>(&state.device);
+        if (own == nullptr) {
+          return fail({Code::kFailedPrecondition, "DEVICE_KIND"},
+                      "is of type %u here, and of another in the state",
+                      static_cast<uint32_t>(device->type()));
+        }
+        return device->restore(*own);
+      },
+      place.device));
+  return place.slot->transport().restore(state.transport);
+}
+
+Result<> DeviceSet::restore(std::span<const snapshot::Device> states) {
+  if (states.size() != places_.size()) {
+    return fail({Code::kFailedPrecondition, "DEVICE_COUNT"},
+                "devices: the state has %zu, the configuration has %zu", states.size(),
+                places_.size());
+  }
+  const std::lock_guard held(parts_.loop.lock());
+  for (size_t index = 0; index < places_.size(); ++index) {
+    snapshot::Device state = states[index];
+    if (auto* vsock = std::get_if<virtio::vsock::State>(&state.device);
+        vsock && parts_.config.vsock) {
+      vsock->guest_cid = parts_.config.vsock->guest_cid;
+    }
+    if (Result<> restored = restore_place(places_[index], state); !restored) {
+      return std::unexpected(
+          std::move(restored).error().with_context(format("devices[%zu]", index)));
+    }
+  }
+  return {};
 }
 
 Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {
@@ -128,8 +175,10 @@ Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {
 MachineStats DeviceSet::stats() const {
   const std::lock_guard held(parts_.loop.lock());
   MachineStats stats;
-  for (const virtio::blk::Blk* disk : disks_) {
-    const virtio::blk::Counters& counters = disk->counters();
+  for (const Place& place : places_) {
+    const auto* disk = std::get_if<virtio::blk::Blk*>(&place.device);
+    if (disk == nullptr) continue;
+    const virtio::blk::Counters& counters = (*disk)->counters();
     stats.disk_reads += counters.reads;
     stats.disk_read_bytes += counters.read_bytes;
     stats.disk_writes += counters.writes;

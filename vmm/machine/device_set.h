@@ -12,7 +12,10 @@
 #include "base/error.h"
 #include "base/event/loop.h"
 #include "base/memory/guest_memory.h"
+#include "snapshot/state.h"
 #include "virtio/blk/blk.h"
+#include "virtio/console/console.h"
+#include "virtio/rng/rng.h"
 #include "virtio/vsock/vsock.h"
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/kvm_sys.h"
@@ -23,6 +26,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <variant>
 #include <vector>
 
 namespace mayfly {
@@ -43,7 +47,7 @@ class DeviceSet {
 
   static Result<std::unique_ptr<DeviceSet>> create(const Parts& parts);
 
-  uint32_t count() const { return static_cast<uint32_t>(slots_.size()); }
+  uint32_t count() const { return static_cast<uint32_t>(places_.size()); }
   void add_to(Bus& mmio);
 
   void freeze();
@@ -54,23 +58,37 @@ class DeviceSet {
   /// The guest sent data that its peers have not taken yet.
   bool has_unsent();
 
+  /// In slot order. Frozen and idle.
+  std::vector<snapshot::Device> save() const;
+  /// Untrusted, for devices that no guest has touched and that are frozen. The guest's CID stays
+  /// the config's. On an Error the set is of no more use.
+  Result<> restore(std::span<const snapshot::Device> states);
+
   Result<> connect_vsock(uint32_t port, Fd stream);
 
   /// The devices' counters.
   MachineStats stats() const;
 
  private:
+  /// By its kind, for what kinds do not share.
+  using AnyDevice = std::variant<virtio::console::Console*, virtio::rng::Rng*,
+                                 virtio::vsock::Vsock*, virtio::blk::Blk*>;
+  struct Place {
+    std::unique_ptr<VirtioSlot> slot;
+    AnyDevice device;  // the slot's
+  };
+
   explicit DeviceSet(const Parts& parts) : parts_(parts) {}
-  Result<> add(std::unique_ptr<virtio::Device> device);
+  template <typename T>
+  Result<> add(std::unique_ptr<T> device);
+  Result<> restore_place(const Place& place, const snapshot::Device& state);
   Result<> add_console();
   Result<> add_vsock();
   Result<> add_disks();
 
   Parts parts_;
-  std::vector<std::unique_ptr<VirtioSlot>> slots_;
-  // Owned by their slots.
+  std::vector<Place> places_;
   virtio::vsock::Vsock* vsock_ = nullptr;
-  std::vector<const virtio::blk::Blk*> disks_;
 };
 
 }  // namespace mayfly

@@ -117,6 +117,7 @@ void Ioapic::restore(const State& state) {
   state_ = state;
   state_.select &= 0xff;
   state_.id &= kIdMask;
+  for (uint64_t& entry : state_.redirection) entry &= ~kReadOnlyBits;
 }
 
 }  // namespace mayfly

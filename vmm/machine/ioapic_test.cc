@@ -37,6 +37,25 @@ uint32_t get(Ioapic& ioapic, uint32_t index) {
   return value;
 }
 
+TEST_CASE("what is restored is what was saved, but for bits that a guest cannot write") {
+  Recorder recorder;
+  Ioapic saved(recorder, kPins);
+  set(saved, 0x10 + 2 * 4, 0x1'0031);
+  saved.raise(4);
+  IoapicState state = saved.save();
+  CHECK(state.pending[4]);
+  state.select = ~0u;
+  state.id = ~0u;
+  state.redirection[5] = ~uint64_t{0};
+  Ioapic restored(recorder, kPins);
+  restored.restore(state);
+  CHECK_EQ(get(restored, 0), 0x0f00'0000);
+  CHECK_EQ(get(restored, 0x10 + 2 * 5), 0xffff'afff);
+  CHECK(recorder.sent.empty());
+  set(restored, 0x10 + 2 * 4, 0x31);
+  CHECK_EQ(recorder.sent.size(), 1);
+}
+
 TEST_CASE("an unmasked pin sends the message its entry describes") {
   Recorder recorder;
   Ioapic ioapic(recorder, kPins);

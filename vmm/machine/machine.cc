@@ -40,13 +40,32 @@ Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, MachineConfig confi
 }
 
 Result<> Machine::build() {
-  memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes)));
+  const auto sharing = config_.restore ? config_.restore->sharing : MemorySharing::kShared;
+  memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes, sharing)));
   phases_.memory_ns = monotonic_ns();
-  const kvm::Kvm kvm = TRY(kvm::Kvm::create(config_.kvm.ref()));
-  vm_.emplace(TRY(kvm.create_vm()));
+  kvm_.emplace(TRY(kvm::Kvm::create(config_.kvm.ref())));
+  vm_.emplace(TRY(kvm_->create_vm()));
   TRY(build_vm());
   phases_.vm_ns = monotonic_ns();
+  TRY(build_devices());
+  phases_.devices_ns = monotonic_ns();
+  vcpus_ = TRY(
+      VcpuGroup::create(TRY(config_.restore ? restore(*config_.restore) : boot_vcpus()), *this));
+  phases_.vcpus_ns = monotonic_ns();
+  // What was loaded is in guest RAM; the files need not stay open.
+  config_.kernel.reset();
+  config_.initrds.clear();
+  config_.restore.reset();
+  return {};
+}
 
+// The order is the floor's: RAM before the interrupt controller, and never again (docs/boot.md).
+Result<> Machine::build_vm() {
+  TRY(vm_->set_memory(*memory_));
+  return vm_->enable_split_irqchip();
+}
+
+Result<> Machine::build_devices() {
   console_ring_.emplace(TRY(
       ConsoleRingWriter::create(config_.console.ring.ref(), config_.console.output_event.ref())));
   {
@@ -68,17 +87,16 @@ Result<> Machine::build() {
   if (config_.has_debug_serial) {
     ports_.add(boot::kSerialPort, DebugSerial::kPortCount, debug_serial_);
   }
-  phases_.devices_ns = monotonic_ns();
-  return build_vcpus(kvm);
+  return {};
 }
 
-// The order is the floor's: RAM before the interrupt controller, and never again (docs/boot.md).
-Result<> Machine::build_vm() {
-  TRY(vm_->set_memory(*memory_));
-  return vm_->enable_split_irqchip();
+Result<kvm::Vcpu> Machine::create_vcpu(uint32_t index, const kvm::CpuidTable& cpuid) {
+  kvm::Vcpu vcpu = TRY(kvm::Vcpu::create(*kvm_, TRY(vm_->create_vcpu(index)), index));
+  TRY(vcpu.set_cpuid(cpuid));
+  return vcpu;
 }
 
-Result<> Machine::build_vcpus(const kvm::Kvm& kvm) {
+Result<std::vector<kvm::Vcpu>> Machine::boot_vcpus() {
   std::vector<FdRef> initrds;
   for (const Fd& initrd : config_.initrds) initrds.push_back(initrd.ref());
   const boot::Entry entry =
@@ -94,20 +112,14 @@ Result<> Machine::build_vcpus(const kvm::Kvm& kvm) {
                                         .generation_id = generation_id}));
   phases_.kernel_ns = monotonic_ns();
 
-  const kvm::CpuidTable supported = TRY(kvm.supported_cpuid());
+  const kvm::CpuidTable supported = TRY(kvm_->supported_cpuid());
   std::vector<kvm::Vcpu> vcpus;
   vcpus.reserve(config_.vcpu_count);
   for (uint32_t index = 0; index < config_.vcpu_count; ++index) {
-    vcpus.push_back(TRY(kvm::Vcpu::create(kvm, TRY(vm_->create_vcpu(index)), index)));
-    TRY(vcpus.back().set_cpuid(kvm::cpuid_for(supported, index, config_.vcpu_count)));
+    vcpus.push_back(TRY(create_vcpu(index, kvm::cpuid_for(supported, index, config_.vcpu_count))));
   }
   TRY(boot::set_entry_state(*memory_, vcpus[0], entry));
-  vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this));
-  phases_.vcpus_ns = monotonic_ns();
-  // What was loaded is in guest RAM; the files need not stay open.
-  config_.kernel.reset();
-  config_.initrds.clear();
-  return {};
+  return vcpus;
 }
 
 Result<> Machine::expect(State state, const char* what) const {
@@ -121,6 +133,8 @@ Result<> Machine::expect(State state, const char* what) const {
 }
 
 Result<> Machine::start() {
+  // Paused and never run: restored.
+  if (state_ == State::kPaused && phases_.running_ns == 0) return resume();
   TRY(expect(State::kBuilt, "start"));
   state_ = State::kRunning;
   phases_.running_ns = monotonic_ns();
@@ -150,8 +164,10 @@ Result<> Machine::pause() {
 
 Result<> Machine::resume() {
   TRY(expect(State::kPaused, "resume"));
+  for (kvm::Vcpu& vcpu : vcpus_->vcpus()) vcpu.tell_pause();
   devices_->thaw();
   state_ = State::kRunning;
+  if (phases_.running_ns == 0) phases_.running_ns = monotonic_ns();
   vcpus_->run();
   return {};
 }

@@ -2,7 +2,7 @@
 //
 // One virtual machine: RAM, KVM, kernel, devices and vCPUs, from being built to its end.
 //
-//   kBuilt --start()--> kRunning <--pause()/resume()--> kPaused
+//   kBuilt --start()--> kRunning <--pause()/resume()--> kPaused; a restored machine begins there
 //   and from each of them the end: the guest's own, a KVM error, or end(kHostStop).
 //
 // Threads: everything belongs to the loop thread, called outside the loop's dispatch, but end(),
@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/event/loop.h"
 #include "base/memory/guest_memory.h"
+#include "snapshot/state.h"
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/kvm_sys.h"
 #include "vmm/kvm/vcpu_sys.h"
@@ -55,10 +56,14 @@ class Machine final : public EndListener,
                                                  vmm::Confinement confinement);
   ~Machine();
 
+  /// Lets it run for the first time.
   Result<> start();
   /// Guest code stands still and no device touches guest memory when it returns.
   Result<> pause();
   Result<> resume();
+  /// Of a paused machine, which can be resumed afterwards. On an Error nothing has changed but the
+  /// files, or the machine has ended.
+  Result<Saved> save(const SaveConfig& config);
   Result<> connect_vsock(uint32_t port, Fd stream);
 
   /// Any thread: the machine has come to its end; the first reason counts. The loop wakes up.
@@ -67,6 +72,10 @@ class Machine final : public EndListener,
   /// After ended(): stops the vCPUs, lets the devices finish what the guest had asked of them, and
   /// says why it ended.
   End finish();
+
+  /// What guest RAM was made from, and whether the machine still writes it.
+  FdRef memory_file() const { return config_.memory.ref(); }
+  MemorySharing memory_sharing() const { return memory_->sharing(); }
 
   const Phases& phases() const { return phases_; }
   MachineStats stats() const;
@@ -83,7 +92,17 @@ class Machine final : public EndListener,
   Machine(Loop& loop, MachineConfig config, Phases phases, vmm::Confinement confinement);
   Result<> build();
   Result<> build_vm();
-  Result<> build_vcpus(const kvm::Kvm& kvm);
+  Result<> build_devices();
+  Result<std::vector<kvm::Vcpu>> boot_vcpus();
+  Result<kvm::Vcpu> create_vcpu(uint32_t index, const kvm::CpuidTable& cpuid);
+
+  // machine_state.cc
+  Result<std::vector<kvm::Vcpu>> restore(const RestoreConfig& config);
+  Result<> restore_memory(const RestoreConfig& config);
+  Result<std::vector<kvm::Vcpu>> restore_vcpus(const snapshot::MachineState& state);
+  Result<snapshot::MachineState> state();
+  Result<uint64_t> save_memory(const SaveConfig& config);
+
   Result<> expect(State state, const char* what) const;
   Result<> park_vcpus();
   Result<> drain_devices();
@@ -107,6 +126,7 @@ class Machine final : public EndListener,
 
   // Borrowers come after their owners.
   std::optional<GuestMemory> memory_;
+  std::optional<kvm::Kvm> kvm_;
   std::optional<kvm::Vm> vm_;
   std::optional<ConsoleRingWriter> console_ring_;
   Ioapic ioapic_;

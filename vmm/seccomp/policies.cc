@@ -12,6 +12,7 @@
 #include "vmm/boot/image_file_rules.h"
 #include "vmm/control/server_rules.h"
 #include "vmm/kvm/kvm_rules.h"
+#include "vmm/machine/memory_layer_rules.h"
 #include "vmm/machine/vcpu_group_rules.h"
 
 #include <algorithm>
@@ -53,10 +54,10 @@ Policy vcpu_policy() {
 
 Policy loop_policy() {
   Policy policy{.kind = ThreadKind::kLoop, .rules = {}};
-  add(policy,
-      {kLoopRules, kvm::kInterruptRules, kFdWriteRules, virtio::vsock::kBackendRules,
-       virtio::rng::kBackendRules, virtio::console::kLoopInputRules, kServerRules,
-       seccomp::kThreadRules, kFdCloseRules, kVcpuKickRules, kEndRules, seccomp::kAbortRules});
+  add(policy, {kLoopRules, kvm::kInterruptRules, kFdWriteRules, virtio::vsock::kBackendRules,
+               virtio::rng::kBackendRules, virtio::console::kLoopInputRules, kServerRules,
+               seccomp::kThreadRules, kFdCloseRules, kVcpuKickRules, kvm::kSaveRules,
+               kPrivateMemoryRules, kSaveFileRules, kEndRules, seccomp::kAbortRules});
   return policy;
 }
 
@@ -64,8 +65,9 @@ Policy start_policy() {
   Policy policy{.kind = ThreadKind::kStart, .rules = {}};
   // First what the threads under stacked filters go on calling.
   add(policy, {kvm::kRunRules, loop_policy().rules, vcpu_policy().rules});
-  add(policy, {kvm::kBuildRules, kGuestMemoryRules, kFdSetupRules, boot::kImageFileRules,
-               seccomp::kStartThreadRules, kVcpuStartRules, seccomp::kInstallRules});
+  add(policy,
+      {kvm::kBuildRules, kvm::kRestoreRules, kGuestMemoryRules, kFdSetupRules,
+       boot::kImageFileRules, seccomp::kStartThreadRules, kVcpuStartRules, seccomp::kInstallRules});
   return policy;
 }
 

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A machine's state and memory out of it, and a machine from them.
+#include "base/clock.h"
+#include "snapshot/state_codec.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/memory_layer_sys.h"
+
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+Result<snapshot::MachineState> read_state(FdRef file) {
+  const uint64_t bytes = TRY(file_size(file));
+  if (bytes > snapshot::kMaxStateBytes) {
+    return fail({Code::kDataLoss, "PART_SIZE"}, "%llu bytes are above the limit of %llu",
+                static_cast<unsigned long long>(bytes),
+                static_cast<unsigned long long>(snapshot::kMaxStateBytes));
+  }
+  std::vector<std::byte> part(bytes);
+  TRY(pread_exact(file, part, 0));
+  return snapshot::decode_state(part);
+}
+
+template <typename T>
+Result<T> with_context(Result<T> result, const std::string& context) {
+  if (result) return result;
+  return std::unexpected(std::move(result).error().with_context(context));
+}
+
+}  // namespace
+
+Result<std::vector<kvm::Vcpu>> Machine::restore(const RestoreConfig& config) {
+  const snapshot::MachineState state =
+      TRY(with_context(read_state(config.state.ref()), "restore.state_fd"));
+  if (state.vcpus.size() != config_.vcpu_count) {
+    return fail({Code::kFailedPrecondition, "VCPU_COUNT"},
+                "restore.state_fd: has %zu vCPUs, the configuration has %u", state.vcpus.size(),
+                config_.vcpu_count);
+  }
+  TRY(restore_memory(config));
+  ioapic_.restore(state.ioapic);
+  // What the guest had asked of them waits for resume().
+  devices_->freeze();
+  TRY(with_context(devices_->restore(state.devices), "restore.state_fd"));
+  std::vector<kvm::Vcpu> vcpus = TRY(with_context(restore_vcpus(state), "restore.state_fd"));
+  TRY(vm_->set_clock(state.clock.clock_ns));
+  state_ = State::kPaused;
+  return vcpus;
+}
+
+Result<> Machine::restore_memory(const RestoreConfig& config) {
+  for (size_t index = 0; index < config.layers.size(); ++index) {
+    TRY(with_context(read_layer(*memory_, config.layers[index]),
+                     format("restore.layers[%zu]", index)));
+  }
+  return {};
+}
+
+Result<std::vector<kvm::Vcpu>> Machine::restore_vcpus(const snapshot::MachineState& state) {
+  std::vector<kvm::Vcpu> vcpus;
+  vcpus.reserve(state.vcpus.size());
+  // All of them are there before the first one's state can send another an interrupt.
+  for (uint32_t index = 0; index < state.vcpus.size(); ++index) {
+    vcpus.push_back(TRY(
+        with_context(create_vcpu(index, state.vcpus[index].cpuid), format("vcpus[%u]", index))));
+  }
+  for (kvm::Vcpu& vcpu : vcpus) {
+    TRY(with_context(vcpu.restore(state.vcpus[vcpu.index()].state),
+                     format("vcpus[%u]", vcpu.index())));
+  }
+  return vcpus;
+}
+
+Result<snapshot::MachineState> Machine::state() {
+  snapshot::MachineState state;
+  const kvm::MsrList msrs = TRY(kvm_->msr_list());
+  for (const kvm::Vcpu& vcpu : vcpus_->vcpus()) {
+    state.vcpus.push_back({.state = TRY(vcpu.save(msrs)), .cpuid = TRY(vcpu.cpuid())});
+  }
+  state.ioapic = ioapic_.save();
+  state.devices = devices_->save();
+  const kvm_clock_data clock = TRY(vm_->clock());
+  state.clock = {.clock_ns = clock.clock,
+                 .realtime_ns = clock.realtime,
+                 .host_tsc = clock.host_tsc,
+                 .flags = clock.flags};
+  return state;
+}
+
+Result<uint64_t> Machine::save_memory(const SaveConfig& config) {
+  if (const auto* changed = std::get_if<ChangedPages>(&config.memory)) {
+    return write_layer(*memory_, *changed);
+  }
+  if (Result<> left = memory_->leave(config_.memory.ref()); !left) {
+    end(ExitReason::kMonitorError, left.error().message());
+    return std::unexpected(std::move(left).error());
+  }
+  return 0;
+}
+
+Result<Saved> Machine::save(const SaveConfig& config) {
+  TRY(expect(State::kPaused, "save"));
+  const bool leaves = std::holds_alternative<LeaveMemory>(config.memory);
+  const bool is_private = memory_->sharing() == MemorySharing::kPrivate;
+  if (leaves && is_private) {
+    return fail({Code::kFailedPrecondition, "MEMORY_PRIVATE"},
+                "save.leave_memory: the VM's memory is private, it has left it already");
+  }
+  if (!leaves && !is_private) {
+    return fail({Code::kFailedPrecondition, "MEMORY_SHARED"},
+                "save.changed_pages: the VM's memory is not private, there is nothing that it "
+                "changed since");
+  }
+  TRY(expect_empty(config.state.ref(), "save.state_fd"));
+  const uint64_t begin_ns = monotonic_ns();
+  const snapshot::Sealed part = snapshot::encode_state(TRY(state()));
+  TRY(with_context(write_file_at(config.state.ref(), std::as_bytes(std::span(part.bytes)), 0),
+                   "save.state_fd"));
+  const uint64_t state_ns = monotonic_ns();
+  const uint64_t page_count = TRY(save_memory(config));
+  return Saved{.tsc_khz = vcpus_->vcpus()[0].tsc_khz(),
+               .page_count = page_count,
+               .state_ns = state_ns - begin_ns,
+               .memory_ns = monotonic_ns() - state_ns};
+}
+
+}  // namespace mayfly

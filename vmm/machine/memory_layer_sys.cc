@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/machine/memory_layer_sys.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <vector>
+
+#include <sys/uio.h>
+#include <unistd.h>
+
+namespace mayfly {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kPagesAtOnce = 8192;
+
+// An entry of /proc/PID/pagemap (the kernel's admin-guide/mm/pagemap.rst).
+constexpr unsigned kPresentOrSwapped = 62;
+constexpr uint64_t kOfFile = uint64_t{1} << 61;
+
+// Whether pages of a piece of RAM are in a layer, as its file says: a bit a page.
+using PageBits = std::array<std::byte, kPagesAtOnce / 8>;
+
+bool has(const PageBits& bits, uint64_t page) {
+  return (bits[page / 8] >> (page % 8) & std::byte{1}) != std::byte{};
+}
+
+uint64_t bytes_of_bits(uint64_t pages) { return (pages + 7) / 8; }
+
+std::unexpected<Error> write_failed(int os_errno) {
+  const bool full = os_errno == ENOSPC || os_errno == EDQUOT || os_errno == EFBIG;
+  return fail_errno(
+      {full ? Code::kResourceExhausted : Code::kUnavailable, full ? "NO_SPACE" : "WRITE_FAILED"},
+      os_errno, "write");
+}
+
+enum class Direction : uint8_t { kToFile, kFromFile };
+
+Result<> copy(FdRef file, const GuestSpan& span, uint64_t offset, Direction direction) {
+  uint64_t done = 0;
+  while (done < span.size()) {
+    const iovec rest = span.subspan(done, span.size() - done).as_iovec();
+    const auto at = static_cast<off_t>(offset + done);
+    // SAFETY: the iovec is inside guest RAM, which outlives the call; the kernel does the copy.
+    const ssize_t n = direction == Direction::kToFile ? ::pwritev(file.number(), &rest, 1, at)
+                                                      : ::preadv(file.number(), &rest, 1, at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && direction == Direction::kToFile) return write_failed(errno);
+    if (n < 0) return fail_errno({Code::kUnavailable, "READ_FAILED"}, errno, "read");
+    if (n == 0) {
+      return fail({Code::kDataLoss, "LAYER_TRUNCATED"}, "layer: ends inside a page at %llu",
+                  static_cast<unsigned long long>(offset + done));
+    }
+    done += static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+// A piece of a region, its first page's number in RAM a multiple of 8.
+struct Piece {
+  const GuestMemory::Region& region;
+  uint64_t first;  // in the region
+  uint64_t pages;
+
+  uint64_t offset() const { return region.file_offset + first * kPageBytes; }
+};
+
+template <typename Visit>
+Result<> for_each_piece(const GuestMemory& memory, Visit&& visit) {
+  for (const GuestMemory::Region& region : memory.regions()) {
+    const uint64_t pages = region.size / kPageBytes;
+    for (uint64_t first = 0; first < pages; first += kPagesAtOnce) {
+      TRY(visit(Piece{region, first, std::min(kPagesAtOnce, pages - first)}));
+    }
+  }
+  return {};
+}
+
+Result<> copy_pages(const GuestMemory& memory, const Piece& piece, const PageBits& bits, FdRef file,
+                    Direction direction) {
+  for (uint64_t page = 0; page < piece.pages; ++page) {
+    if (!has(bits, page)) continue;
+    const uint64_t begin = page;
+    while (page < piece.pages && has(bits, page)) ++page;
+    const GuestSpan span =
+        TRY(memory.view({Gpa{piece.region.start.value + (piece.first + begin) * kPageBytes},
+                         (page - begin) * kPageBytes}));
+    TRY(copy(file, span, piece.offset() + begin * kPageBytes, direction));
+  }
+  return {};
+}
+
+Result<uint64_t> find_private(FdRef pagemap, const Piece& piece, std::vector<uint64_t>& entries,
+                              PageBits& bits) {
+  entries.resize(piece.pages);
+  const uint64_t first = piece.region.host_address / kPageBytes + piece.first;
+  if (Result<> read = pread_exact(pagemap, std::as_writable_bytes(std::span(entries)),
+                                  first * sizeof(uint64_t));
+      !read) {
+    return std::unexpected(std::move(read).error().with_context("save.changed_pages.pagemap_fd"));
+  }
+  uint64_t count = 0;
+  for (uint64_t page = 0; page < piece.pages; ++page) {
+    if (entries[page] >> kPresentOrSwapped == 0 || (entries[page] & kOfFile) != 0) continue;
+    bits[page / 8] |= std::byte{1} << (page % 8);
+    ++count;
+  }
+  return count;
+}
+
+Result<> set_length(FdRef file, uint64_t bytes) {
+  if (::ftruncate(file.number(), static_cast<off_t>(bytes)) == 0) return {};
+  return write_failed(errno);
+}
+
+Result<> check_length(FdRef file, uint64_t wanted, const char* field) {
+  Result<uint64_t> found = file_size(file);
+  if (!found) return std::unexpected(std::move(found).error().with_context(field));
+  if (*found == wanted) return {};
+  return fail({Code::kDataLoss, "LAYER_SIZE"}, "%s: %llu bytes, where %llu belong", field,
+              static_cast<unsigned long long>(*found), static_cast<unsigned long long>(wanted));
+}
+
+}  // namespace
+
+Result<> expect_empty(FdRef file, const char* field) {
+  const off_t end = ::lseek(file.number(), 0, SEEK_END);
+  if (end < 0) {
+    return fail_errno({Code::kInvalidArgument, "NOT_A_FILE"}, errno, "%s: find its end", field);
+  }
+  if (end == 0) return {};
+  return fail({Code::kInvalidArgument, "FILE_NOT_EMPTY"}, "%s: holds %llu bytes already", field,
+              static_cast<unsigned long long>(end));
+}
+
+Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t offset) {
+  while (!bytes.empty()) {
+    // SAFETY: the span is the caller's and outlives the call.
+    const ssize_t n =
+        ::pwrite(file.number(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return write_failed(errno);
+    bytes = bytes.subspan(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) {
+  const FdRef file = to.layer.memory.ref();
+  const FdRef pages = to.layer.pages.ref();
+  TRY(expect_empty(file, "save.changed_pages.layer.memory_fd"));
+  TRY(expect_empty(pages, "save.changed_pages.layer.pages_fd"));
+  TRY(set_length(file, memory.size()));
+  TRY(set_length(pages, bytes_of_bits(memory.size() / kPageBytes)));
+  std::vector<uint64_t> entries;
+  uint64_t count = 0;
+  TRY(for_each_piece(memory, [&](const Piece& piece) -> Result<> {
+    PageBits bits = {};
+    const uint64_t found = TRY(find_private(to.pagemap.ref(), piece, entries, bits));
+    if (found == 0) return {};
+    count += found;
+    TRY(copy_pages(memory, piece, bits, file, Direction::kToFile));
+    return write_file_at(pages, std::span(bits).first(bytes_of_bits(piece.pages)),
+                         piece.offset() / kPageBytes / 8);
+  }));
+  return count;
+}
+
+Result<> read_layer(const GuestMemory& memory, const MemoryLayer& layer) {
+  TRY(check_length(layer.memory.ref(), memory.size(), "memory_fd"));
+  TRY(check_length(layer.pages.ref(), bytes_of_bits(memory.size() / kPageBytes), "pages_fd"));
+  return for_each_piece(memory, [&](const Piece& piece) -> Result<> {
+    PageBits bits = {};
+    const uint64_t bytes = bytes_of_bits(piece.pages);
+    TRY(pread_exact(layer.pages.ref(), std::span(bits).first(bytes),
+                    piece.offset() / kPageBytes / 8));
+    for (uint64_t page = piece.pages; page < bytes * 8; ++page) {
+      if (!has(bits, page)) continue;
+      return fail({Code::kDataLoss, "LAYER_PAGES"}, "pages_fd: page %llu is beyond RAM",
+                  static_cast<unsigned long long>(piece.offset() / kPageBytes + page));
+    }
+    return copy_pages(memory, piece, bits, layer.memory.ref(), Direction::kFromFile);
+  });
+}
+
+}  // namespace mayfly

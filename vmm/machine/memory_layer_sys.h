@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Layers of a memory (machine/config.h): what of guest RAM is private out into one, and a layer in
+// over guest RAM. A layer's files are untrusted.
+//
+// Threads: the loop thread, while no vCPU runs and no device touches RAM.
+#pragma once
+
+#include "base/error.h"
+#include "base/memory/guest_memory.h"
+#include "vmm/machine/config.h"
+
+#include <cstdint>
+
+namespace mayfly {
+
+/// Copies the pages that this process alone has, whoever wrote them, and says how many they are.
+/// kInvalidArgument where a file is not empty, kResourceExhausted NO_SPACE where a disk is full.
+Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to);
+
+/// Copies the layer's pages over RAM. kDataLoss where its files are not as long as they must be or
+/// its bits go beyond RAM.
+Result<> read_layer(const GuestMemory& memory, const MemoryLayer& layer);
+
+/// kInvalidArgument FILE_NOT_EMPTY where it is not a file without content; `field` names it.
+Result<> expect_empty(FdRef file, const char* field);
+
+/// Through short writes and EINTR; a full disk is kResourceExhausted NO_SPACE.
+Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t offset);
+
+}  // namespace mayfly
