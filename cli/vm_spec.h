@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/flags.h"
 #include "cli/private_daemon.h"
+#include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
 namespace mayfly::cli {
