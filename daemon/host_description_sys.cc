@@ -61,11 +61,10 @@ Result<snapshot::HostDescription> describe_host(const std::string& kvm_device) {
   const Fd kvm(::open(kvm_device.c_str(), O_RDWR | O_CLOEXEC));
   if (!kvm.valid()) return failed(kvm_device.c_str());
   kvm::CpuidTable supported{.count = kvm::CpuidTable::kMaxEntries};
-  // SAFETY: the kernel fills at most `count` entries, which is how many there are.
+  // SAFETY: the kernel fills at most `count` entries, which is how many there are; the same below.
   if (::ioctl(kvm.number(), kvm::kGetSupportedCpuid, &supported) != 0)
     return failed("KVM_GET_SUPPORTED_CPUID");
   kvm::MsrList msrs{.count = kvm::MsrList::kMaxEntries};
-  // SAFETY: as above.
   if (::ioctl(kvm.number(), kvm::kGetMsrIndexList, &msrs) != 0)
     return failed("KVM_GET_MSR_INDEX_LIST");
   const Fd vm(::ioctl(kvm.number(), KVM_CREATE_VM, 0));
@@ -73,7 +72,16 @@ Result<snapshot::HostDescription> describe_host(const std::string& kvm_device) {
   const Fd vcpu(::ioctl(vm.number(), KVM_CREATE_VCPU, 0));
   if (!vcpu.valid()) return failed("KVM_CREATE_VCPU");
   const int tsc_khz = ::ioctl(vcpu.number(), KVM_GET_TSC_KHZ, 0);
-  const kvm::CpuidTable cpuid = kvm::cpuid_for(supported, 0, 1);
+  // As it is read back, which is what a saved vCPU has: some KVMs add to what they are given.
+  kvm::CpuidTable cpuid = kvm::cpuid_for(supported, 0, 1);
+  // SAFETY: the kernel reads `count` entries, and then writes at most as many as there are.
+  if (::ioctl(vcpu.number(), kvm::kSetCpuid2, &cpuid) != 0) return failed("KVM_SET_CPUID2");
+  cpuid.count = kvm::CpuidTable::kMaxEntries;
+  if (::ioctl(vcpu.number(), kvm::kGetCpuid2, &cpuid) != 0) return failed("KVM_GET_CPUID2");
+  if (cpuid.count > kvm::CpuidTable::kMaxEntries || msrs.count > kvm::MsrList::kMaxEntries) {
+    return fail({Code::kFailedPrecondition, "KVM_MISSING"},
+                "look at this host: KVM says more CPUID entries or MSRs than there was room for");
+  }
   return snapshot::HostDescription{
       .cpu_vendor = vendor_of(cpuid),
       .cpuid = cpuid,
