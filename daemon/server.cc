@@ -3,6 +3,7 @@
 
 #include "daemon/console_service.h"
 #include "daemon/exec_service.h"
+#include "daemon/host_description_sys.h"
 #include "daemon/listener.h"
 #include "daemon/random.h"
 #include "daemon/snapshot_service.h"
@@ -42,7 +43,8 @@ class ServerImpl final : public Server {
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
-        snapshots_(manager_, *dirs_.snapshots, options.kvm_device),
+        snapshots_(manager_, *dirs_.snapshots,
+                   [device = options.kvm_device] { return describe_host(device); }),
         vm_service_(manager_),
         exec_service_(manager_),
         console_service_(manager_),

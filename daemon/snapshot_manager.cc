@@ -121,7 +121,7 @@ Result<VerifyOutcome> SnapshotManager::verify(const std::string& id) {
 
 Result<> SnapshotManager::check_host(const snapshot::HostRequirements& needed) {
   std::lock_guard lock(mutex_);
-  if (!host_) host_ = TRY(describe_host(kvm_device_));
+  if (!host_) host_ = TRY(look_());
   return snapshot::check_host(needed, *host_);
 }
 

@@ -85,9 +85,12 @@ struct ClonePlan {
 
 class SnapshotManager {
  public:
-  /// All outlive it.
-  SnapshotManager(VmManager& vms, SnapshotStore& store, std::string kvm_device)
-      : vms_(vms), store_(store), kvm_device_(std::move(kvm_device)) {}
+  /// Looks at the host that VMs are restored on.
+  using HostLook = std::function<Result<snapshot::HostDescription>()>;
+
+  /// Both outlive it. The host is looked at when it is first needed.
+  SnapshotManager(VmManager& vms, SnapshotStore& store, HostLook look)
+      : vms_(vms), store_(store), look_(std::move(look)) {}
 
   Result<SnapshotOutcome> create(const SnapshotRequest& request, const Call& call);
   Result<SnapshotView> get(const std::string& id) { return store_.get(id); }
@@ -124,9 +127,9 @@ class SnapshotManager {
 
   VmManager& vms_;
   SnapshotStore& store_;
-  const std::string kvm_device_;
+  const HostLook look_;
   std::mutex mutex_;
-  // Guarded by mutex_; looked at once.
+  // Guarded by mutex_.
   std::optional<snapshot::HostDescription> host_;
 };
 

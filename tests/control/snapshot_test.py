@@ -2,6 +2,7 @@
 """Snapshots, restores and clones of the probe guest, through the daemon and the jail, on whatever KVM this host has."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -131,7 +132,7 @@ class SnapshotCase(harness.Case):
 
 class GoingOnTest(SnapshotCase):
     def test_a_vm_goes_on_where_it_was_after_its_end_and_its_daemons(self):
-        count, disk = 3000, self.file("disk", size=DISK_BYTES)
+        count, disk = 20000, self.file("disk", size=DISK_BYTES)
         self.churn("one", disk, count)
         copy = self.save_with_disk("one", "kept", disk)
         before = self.lines("one")
@@ -210,7 +211,7 @@ class GoingOnTest(SnapshotCase):
 
 class DiffTest(SnapshotCase):
     def test_diffs_over_diffs_over_a_full_one_go_on_where_they_were(self):
-        count, disk = 4000, self.file("disk", size=DISK_BYTES)
+        count, disk = 20000, self.file("disk", size=DISK_BYTES)
         self.churn("v0", disk, count)
         disk = self.save_with_disk("v0", "s0", disk)
         before = self.lines("v0")
@@ -234,7 +235,7 @@ class DiffTest(SnapshotCase):
             "FAILED_PRECONDITION", "HAS_DIFFS", "s2")
 
     def test_one_vm_has_a_full_one_then_diffs_over_it_then_another_full_one(self):
-        count, disk = 4000, self.file("disk", size=DISK_BYTES)
+        count, disk = 20000, self.file("disk", size=DISK_BYTES)
         self.churn("one", disk, count)
         disks, lines = {}, {}
         for name, kind in (("full", FULL), ("diff-1", DIFF), ("diff-2", DIFF), ("full-2", FULL)):
@@ -257,6 +258,7 @@ class DiffTest(SnapshotCase):
         self.save("one", "s")
         shutil.rmtree(self.store / "s")
         self.assert_refused(lambda: self.save("one", "d", DIFF), "FAILED_PRECONDITION", "BASE_GONE", "s")
+        self.say("one", "more")
         self.save("one", "s")
         self.assert_refused(lambda: self.save("one", "d", DIFF), "FAILED_PRECONDITION", "BASE_GONE", "another")
         self.say("one", "well")
@@ -265,7 +267,7 @@ class DiffTest(SnapshotCase):
 
 class CloneTest(SnapshotCase):
     def test_clones_of_a_snapshot_and_its_vm_are_independent(self):
-        count, disk = 3000, self.file("disk", size=DISK_BYTES)
+        count, disk = 20000, self.file("disk", size=DISK_BYTES)
         self.churn("one", disk, count)
         copy = self.save_with_disk("one", "s", disk)
         before = self.lines("one")
@@ -317,16 +319,63 @@ class CloneTest(SnapshotCase):
         harness.in_threads(16, lambda index: self.say(names[index], f"word-{index}"))
 
 
+class CommandTest(SnapshotCase):
+    def mayfly_json(self, *arguments):
+        end = self.mayfly("--socket", self.daemon.target, "--json", *arguments)
+        self.assertEqual(end.code, 0, end)
+        return json.loads(end.out)
+
+    def mayfly_text(self, *arguments, code=0):
+        end = self.mayfly("--socket", self.daemon.target, *arguments)
+        self.assertEqual(end.code, code, end)
+        return (end.err if code else end.out).decode()
+
+    def test_a_vm_is_saved_restored_and_cloned_from_the_command_line(self):
+        self.echo("one")
+        self.assertRegex(self.mayfly_text("snapshot", "create", "one", "full"),
+                         r"^full: [0-9.]+ MiB; one RUNNING, stood still for [0-9.]+ ms\n$")
+        self.say("one", "more")
+        created = self.mayfly_json("snapshot", "create", "one", "diff", "--diff", "--stay-paused")
+        self.assertEqual((created["snapshot"]["kind"], created["snapshot"]["parentId"], created["vm"]["state"]),
+                         ("SNAPSHOT_KIND_DIFF", "full", "VM_STATE_PAUSED"))
+        table = self.mayfly_text("snapshot", "list").splitlines()
+        self.assertEqual([row.split()[:3] for row in table],
+                         [["ID", "KIND", "PARENT"], ["diff", "DIFF", "full"], ["full", "FULL", "-"]])
+        listed = self.mayfly_json("snapshot", "list")["snapshots"]
+        self.assertEqual([snapshot["snapshotId"] for snapshot in listed], ["diff", "full"])
+        self.assertEqual(json.loads(self.mayfly_text("snapshot", "inspect", "full"))["memoryMib"], "32")
+        self.assertEqual(self.mayfly_text("snapshot", "verify", "diff"), "diff is whole\nfull is whole\n")
+        self.assertEqual(self.mayfly_text("restore", "diff", "two", "--allow-slow-kvm"), "two RUNNING\n")
+        self.say("two", "here")
+        self.assertEqual(self.mayfly_text("restore", "full", "three", "--allow-slow-kvm", "--paused", "--verify-memory",
+                                          "--cpu-weight", "50"), "three PAUSED\n")
+        self.assertEqual(self.daemon.get("three").spec.limits.cpu_weight, 50)
+        made = self.mayfly_text("clone", "--vm", "two", "a", "b", "--allow-slow-kvm").splitlines()
+        self.assertEqual(sorted(made), ["a RUNNING", "b RUNNING"])
+        end = self.mayfly("--socket", self.daemon.target, "--json", "clone", "--snapshot", "full", "a", "c",
+                          "--allow-slow-kvm")
+        results = {answer["vmId"]: answer for answer in map(json.loads, end.out.splitlines())}
+        self.assertEqual((end.code, results["a"]["error"]["code"], results["c"]["vm"]["state"]),
+                         (125, 6, "VM_STATE_RUNNING"))
+        for vm_id in ("a", "b", "c"):
+            self.say(vm_id, f"i-am-{vm_id}")
+        self.assertIn("HAS_DIFFS", self.mayfly_text("snapshot", "delete", "full", code=125))
+        self.assertEqual(self.mayfly_text("snapshot", "delete", "diff", "full"), "diff deleted\nfull deleted\n")
+        self.assertEqual(self.mayfly_json("snapshot", "list")["snapshots"], [])
+        self.assertIn("SNAPSHOT_NOT_FOUND", self.mayfly_text("restore", "full", "four", code=125))
+        self.assertIn("one of --snapshot and --vm", self.mayfly_text("clone", "four", code=125))
+
+
 class RefusalTest(SnapshotCase):
     def test_a_writable_disk_is_saved_only_by_who_keeps_it(self):
         disk = self.file("disk", size=DISK_BYTES)
-        self.churn("one", disk, 2000)
+        self.churn("one", disk, 20000)
         with self.nothing_is_left():
             self.assert_refused(lambda: self.save("one", "s"), "FAILED_PRECONDITION", "WRITABLE_DISK", "disks[0]",
                                 str(disk))
             self.assert_refused(lambda: self.clone({"a": None}, source_vm_id="one"), "FAILED_PRECONDITION",
                                 "WRITABLE_DISK")
-        self.assert_passed("one", [], 2000)
+        self.assert_passed("one", [], 20000)
 
     def test_wrong_overrides_leave_nothing(self):
         disk = self.file("disk", size=DISK_BYTES)
@@ -504,10 +553,9 @@ class FailureTest(SnapshotCase):
         self.daemon = self.start(store, name="e")
         self.echo("one")
         self.save("one", "kept")
-        with open(store / "filler", "wb") as filler, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), open(store / "filler", "wb", buffering=0) as filler:
             while True:
                 filler.write(bytes(4096))
-                filler.flush()
         self.assert_refused(lambda: self.save("one", "s"), "RESOURCE_EXHAUSTED", "NO_SPACE")
         self.assert_refused(lambda: self.save("one", "d", DIFF), "RESOURCE_EXHAUSTED", "NO_SPACE")
         self.say("one", "on")
