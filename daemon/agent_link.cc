@@ -2,21 +2,13 @@
 #include "daemon/agent_link.h"
 
 #include "base/log.h"
-#include "daemon/random.h"
 
 #include <array>
-#include <chrono>
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
 namespace mayfly::daemon {
-
-namespace {
-
-constexpr size_t kEntropyBytes = 32;
-
-}  // namespace
 
 Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket, Hook on_message) {
   std::unique_ptr<AgentLink> link(new AgentLink(std::move(socket), std::move(on_message)));
@@ -25,17 +17,15 @@ Result<std::unique_ptr<AgentLink>> AgentLink::create(Reactor& reactor, Fd socket
   return link;
 }
 
-bool AgentLink::send(const std::string& frame) const {
-  return ::send(socket_.number(), frame.data(), frame.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
-         static_cast<ssize_t>(frame.size());
-}
-
 bool AgentLink::ask_poweroff() const { return send(encode_poweroff()); }
 
-bool AgentLink::tell_restored() const {
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  const auto now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
-  return send(encode_restored(random_bytes(kEntropyBytes), static_cast<uint64_t>(now_ns)));
+bool AgentLink::tell_restored(std::string_view entropy, uint64_t realtime_ns) const {
+  return send(encode_restored(entropy, realtime_ns));
+}
+
+bool AgentLink::send(std::string_view frame) const {
+  return ::send(socket_.number(), frame.data(), frame.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
+         static_cast<ssize_t>(frame.size());
 }
 
 WatchVerdict AgentLink::on_readable() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The host's end of the control connection that a guest's agent opens: its Hello comes in, Shutdown
-// goes out. Everything the agent says is the guest's word.
+// and Restored go out. Everything the agent says is the guest's word.
 #pragma once
 
 #include "base/error.h"
@@ -11,7 +11,7 @@
 
 #include <functional>
 #include <memory>
-#include <string>
+#include <string_view>
 
 namespace mayfly::daemon {
 
@@ -25,10 +25,8 @@ class AgentLink {
 
   /// Asks the guest to power off; false: it does not listen. Never blocks. Any thread.
   bool ask_poweroff() const;
-
-  /// Tells the guest that it goes on from another's memory, with randomness and time of its own;
-  /// false: it does not listen. Never blocks. Any thread.
-  bool tell_restored() const;
+  /// Gives a restored guest what is its own (encode_restored()); as ask_poweroff().
+  bool tell_restored(std::string_view entropy, uint64_t realtime_ns) const;
 
   /// Takes what has arrived already; on the reactor's thread, as the monitor has ended.
   void drain() { (void)on_readable(); }
@@ -37,7 +35,7 @@ class AgentLink {
   AgentLink(Fd socket, Hook on_message)
       : socket_(std::move(socket)), on_message_(std::move(on_message)) {}
   WatchVerdict on_readable();
-  bool send(const std::string& frame) const;
+  bool send(std::string_view frame) const;
 
   const Fd socket_;
   // Reactor's thread only.

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/random.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +16,7 @@ namespace mayfly::daemon {
 namespace {
 
 constexpr auto kStopReply = std::chrono::seconds(3);
+constexpr size_t kEntropyBytes = 32;
 constexpr auto kReapAfterKill = std::chrono::seconds(10);
 
 std::string stopped_text(const std::optional<VmExit>& exit) {
@@ -337,7 +339,9 @@ void Vm::on_hello(const AgentHello& hello) {
       restored_guest_ = std::move(guest);
     }
   }
-  if (!restored_from_.empty() && !agent_->tell_restored()) {
+  if (!restored_from_.empty() &&
+      !agent_->tell_restored(random_bytes(kEntropyBytes),
+                             static_cast<uint64_t>(unix_now_us()) * 1000)) {
     log(LogLevel::kWarning, "vm %s: its agent does not listen", identity_.id.c_str());
   }
   changed_.notify_all();

@@ -14,17 +14,21 @@
 namespace mayfly::guest {
 namespace {
 
-// The transport may still be coming up, so the first tries are close together; a host that does not
-// want us is not bothered more than twice a minute.
+// The transport may still be coming up, so the first tries are close together. They never get far
+// apart: a guest that was saved while the host did not want it is soon heard of when it is
+// restored.
 constexpr uint64_t kFirstRetryNs = 2'000'000;
-constexpr uint64_t kLastRetryNs = 30'000'000'000;
+constexpr uint64_t kLastRetryNs = 1'000'000'000;
 // A connection that the host neither accepts nor refuses.
 constexpr uint64_t kConnectTimeoutNs = 5'000'000'000;
 
 }  // namespace
 
-ControlLink::ControlLink(Connect connect, MakeHello make_hello)
-    : connect_(std::move(connect)), make_hello_(std::move(make_hello)), retry_ns_(kFirstRetryNs) {}
+ControlLink::ControlLink(Connect connect, MakeHello make_hello, Reseed reseed)
+    : connect_(std::move(connect)),
+      make_hello_(std::move(make_hello)),
+      reseed_(std::move(reseed)),
+      retry_ns_(kFirstRetryNs) {}
 
 void ControlLink::collect(PollSet& set) {
   slot_ = PollSet::kNone;
@@ -78,12 +82,20 @@ void ControlLink::read(uint64_t now_ns) {
     const auto frame = decoder_->next();
     if (!frame) return lost(now_ns, frame.error().message().c_str());
     if (!*frame) return;
-    const Result<ShutdownMode> message = parse_host_message(**frame);
+    const Result<HostMessage> message = parse_host_message(**frame);
     if (message) {
-      shutdown_ = *message;
+      on_message(*message);
     } else {
       log(LogLevel::kWarning, "control: %s", message.error().describe().c_str());
     }
+  }
+}
+
+void ControlLink::on_message(const HostMessage& message) {
+  if (const auto* mode = std::get_if<ShutdownMode>(&message)) {
+    shutdown_ = *mode;
+  } else if (const auto* restored = std::get_if<Restored>(&message)) {
+    add_reseeded(out_, reseed_(*restored));
   }
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The agent's connection to the host: it says Hello and listens for Shutdown. It is made anew
-// whenever it breaks (the daemon restarted, the VM was restored), at growing intervals. One thread;
-// never blocks.
+// The agent's connection to the host: it says Hello and listens for Shutdown and Restored. It is
+// made anew whenever it breaks (the daemon restarted, the VM was restored), at intervals that grow
+// to a second, for ever. One thread; never blocks.
 #pragma once
 
 #include "base/fd.h"
@@ -23,8 +23,10 @@ class ControlLink {
   using Connect = std::move_only_function<Result<Fd>()>;
   /// What to say; called when the connection stands.
   using MakeHello = std::move_only_function<Hello()>;
+  /// Does what Restored asks for; the host is told what came of it.
+  using Reseed = std::move_only_function<Reseeded(const Restored&)>;
 
-  ControlLink(Connect connect, MakeHello make_hello);
+  ControlLink(Connect connect, MakeHello make_hello, Reseed reseed);
 
   void collect(PollSet& set);
   uint64_t deadline_ns() const { return deadline_ns_; }
@@ -40,11 +42,13 @@ class ControlLink {
   void begin(uint64_t now_ns);
   void established();
   void read(uint64_t now_ns);
+  void on_message(const HostMessage& message);
   void send(uint64_t now_ns);
   void lost(uint64_t now_ns, const char* why);
 
   Connect connect_;
   MakeHello make_hello_;
+  Reseed reseed_;
   Fd socket_;
   bool connected_ = false;
   bool announced_ = false;

@@ -8,6 +8,8 @@
 #include <doctest/doctest.h>
 
 #include <cerrno>
+#include <string>
+#include <vector>
 
 #include <sys/socket.h>
 #include <unistd.h>
@@ -29,7 +31,11 @@ struct Bench {
               host = std::move(ends.first);
               return std::move(ends.second);
             },
-            [] { return Hello{"1", "k", 2, 3, 4, ""}; }) {}
+            [] { return Hello{"1", "k", 2, 3, 4, ""}; },
+            [this](const Restored& restored) {
+              reseeds.push_back(restored.entropy);
+              return Reseeded{-5, "no clock"};
+            }) {}
 
   void run(uint64_t duration_ms) {
     const uint64_t end = monotonic_ns() + duration_ms * kMillisecond;
@@ -57,6 +63,7 @@ struct Bench {
   int refuse;
   int tries = 0;
   Fd host;
+  std::vector<std::string> reseeds;
   ControlLink link;
 };
 
@@ -100,6 +107,43 @@ TEST_CASE("a lost connection is made anew, with a new Hello") {
   bench.run(20);
   CHECK_EQ(bench.tries, 2);
   CHECK_UNARY(!bench.received().empty());
+}
+
+TEST_CASE(
+    "a restored guest says Hello again, takes what is its own, and answers on that connection") {
+  Bench bench;
+  bench.run(5);
+  (void)bench.received();
+  bench.host.reset();
+  bench.run(20);
+  agent::AgentToHost hello;
+  REQUIRE_UNARY(hello.ParseFromString(bench.received()));
+  CHECK_UNARY(hello.has_hello());
+  CHECK_UNARY(bench.reseeds.empty());
+  agent::HostToAgent restored;
+  restored.mutable_restored()->set_entropy(std::string(32, 'e'));
+  restored.mutable_restored()->set_realtime_ns(1);
+  bench.say(restored.SerializeAsString());
+  bench.run(5);
+  CHECK_EQ(bench.reseeds, std::vector{std::string(32, 'e')});
+  agent::AgentToHost answer;
+  REQUIRE_UNARY(answer.ParseFromString(bench.received()));
+  CHECK_EQ(answer.reseeded().clock_step_us(), -5);
+  CHECK_EQ(answer.reseeded().failure(), "no clock");
+}
+
+TEST_CASE("a host that ends every connection gets one Hello on each, and is never given up") {
+  Bench bench;
+  for (int round = 1; round <= 20; ++round) {
+    std::string hello;
+    for (int i = 0; i < 1000 && hello.empty(); ++i) {
+      bench.run(1);
+      hello = bench.received();
+    }
+    CHECK_UNARY(!hello.empty());
+    CHECK_EQ(bench.tries, round);
+    bench.host.reset();
+  }
 }
 
 TEST_CASE("an unknown message is passed over, a broken frame costs the connection") {

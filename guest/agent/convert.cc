@@ -33,10 +33,18 @@ struct HelloField {
                             kCpuCount = 4, kInitUs = 5, kReadyUs = 6, kFailure = 7;
 };
 struct ToHostField {
-  static constexpr uint32_t kHello = 1, kShutdownFailed = 2;
+  static constexpr uint32_t kHello = 1, kShutdownFailed = 2, kReseeded = 3;
 };
-// HostToAgent.shutdown and Shutdown.mode, and the modes.
-constexpr uint32_t kShutdown = 1;
+struct ReseededField {
+  static constexpr uint32_t kClockStepUs = 1, kFailure = 2;
+};
+struct FromHostField {
+  static constexpr uint32_t kShutdown = 1, kRestored = 2;
+};
+struct RestoredField {
+  static constexpr uint32_t kEntropy = 1, kRealtimeNs = 2;
+};
+// Shutdown.mode, and the modes.
 constexpr uint32_t kShutdownMode = 1;
 constexpr uint64_t kModePowerOff = 1, kModeReboot = 2;
 
@@ -124,6 +132,45 @@ Result<WireField> last_field(std::span<const std::byte> message, Known known) {
   return *last;
 }
 
+Result<HostMessage> parse_shutdown(std::span<const std::byte> message) {
+  uint64_t mode = 0;
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) {
+    if (field->number == kShutdownMode && !field->is_bytes) mode = field->value;
+  }
+  if (mode == kModePowerOff) return ShutdownMode::kPowerOff;
+  if (mode == kModeReboot) return ShutdownMode::kReboot;
+  return fail({Code::kInvalidArgument, "SHUTDOWN_MODE"},
+              "shutdown.mode: %llu is neither POWEROFF nor REBOOT",
+              static_cast<unsigned long long>(mode));
+}
+
+Result<HostMessage> parse_restored(std::span<const std::byte> message) {
+  constexpr uint64_t kMaxRealtimeNs = std::numeric_limits<int64_t>::max();
+  Restored restored;
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) {
+    if (field->number == RestoredField::kEntropy && field->is_bytes) {
+      restored.entropy = field->text();
+    } else if (field->number == RestoredField::kRealtimeNs && !field->is_bytes) {
+      restored.realtime_ns = field->value;
+    }
+  }
+  if (const size_t size = restored.entropy.size();
+      size < kMinEntropyBytes || size > kMaxEntropyBytes) {
+    return fail({Code::kInvalidArgument, "RESTORED_ENTROPY"},
+                "restored.entropy: %zu bytes are not %zu to %zu", size, kMinEntropyBytes,
+                kMaxEntropyBytes);
+  }
+  if (restored.realtime_ns == 0 || restored.realtime_ns > kMaxRealtimeNs) {
+    return fail({Code::kInvalidArgument, "RESTORED_REALTIME"},
+                "restored.realtime_ns: %llu is not 1 to %llu",
+                static_cast<unsigned long long>(restored.realtime_ns),
+                static_cast<unsigned long long>(kMaxRealtimeNs));
+  }
+  return restored;
+}
+
 void add_message(SendQueue& queue, uint32_t field, const WireWriter& inner) {
   WireWriter message;
   message.message(field, inner);
@@ -156,19 +203,12 @@ Result<ExecInput> parse_exec_input(std::span<const std::byte> payload) {
   }
 }
 
-Result<ShutdownMode> parse_host_message(std::span<const std::byte> payload) {
-  const WireField shutdown = TRY(last_field(
-      payload, [](const WireField& each) { return each.number == kShutdown && each.is_bytes; }));
-  uint64_t mode = 0;
-  WireReader reader(shutdown.bytes);
-  while (const auto field = TRY(reader.next())) {
-    if (field->number == kShutdownMode && !field->is_bytes) mode = field->value;
-  }
-  if (mode == kModePowerOff) return ShutdownMode::kPowerOff;
-  if (mode == kModeReboot) return ShutdownMode::kReboot;
-  return fail({Code::kInvalidArgument, "SHUTDOWN_MODE"},
-              "shutdown.mode: %llu is neither POWEROFF nor REBOOT",
-              static_cast<unsigned long long>(mode));
+Result<HostMessage> parse_host_message(std::span<const std::byte> payload) {
+  const WireField field = TRY(last_field(payload, [](const WireField& each) {
+    return each.number <= FromHostField::kRestored && each.is_bytes;
+  }));
+  if (field.number == FromHostField::kRestored) return parse_restored(field.bytes);
+  return parse_shutdown(field.bytes);
 }
 
 void add_hello(SendQueue& queue, const Hello& hello) {
@@ -187,6 +227,13 @@ void add_shutdown_failed(SendQueue& queue, std::string_view text) {
   WireWriter out;
   out.text(1, printable(text));
   add_message(queue, ToHostField::kShutdownFailed, out);
+}
+
+void add_reseeded(SendQueue& queue, const Reseeded& reseeded) {
+  WireWriter out;
+  out.number(ReseededField::kClockStepUs, static_cast<uint64_t>(reseeded.clock_step_us));
+  out.text(ReseededField::kFailure, printable(reseeded.failure));
+  add_message(queue, ToHostField::kReseeded, out);
 }
 
 void add_started(SendQueue& queue, uint32_t pid) {

@@ -18,10 +18,11 @@ namespace mayfly::guest {
 inline constexpr size_t kMaxOutputBytes = 32 * 1024;
 
 Result<ExecInput> parse_exec_input(std::span<const std::byte> payload);
-Result<ShutdownMode> parse_host_message(std::span<const std::byte> payload);
+Result<HostMessage> parse_host_message(std::span<const std::byte> payload);
 
 void add_hello(SendQueue& queue, const Hello& hello);
 void add_shutdown_failed(SendQueue& queue, std::string_view message);
+void add_reseeded(SendQueue& queue, const Reseeded& reseeded);
 void add_started(SendQueue& queue, uint32_t pid);
 /// `bytes` is at most kMaxOutputBytes.
 void add_output(SendQueue& queue, OutputStream stream, std::span<const std::byte> bytes);

@@ -44,6 +44,10 @@ TEST_CASE("protobuf reads every message the agent sends") {
   SendQueue not_down;
   add_shutdown_failed(not_down, "because");
   CHECK_EQ(read_back<agent::AgentToHost>(not_down).shutdown_failed().message(), "because");
+  SendQueue reseeded;
+  add_reseeded(reseeded, {-7'000'000, "no"});
+  CHECK_EQ(read_back<agent::AgentToHost>(reseeded).reseeded().clock_step_us(), -7'000'000);
+  CHECK_EQ(read_back<agent::AgentToHost>(reseeded).reseeded().failure(), "no");
   SendQueue started;
   add_started(started, 300);
   CHECK_EQ(read_back<agent::ExecOutput>(started).started().pid(), 300u);
@@ -113,10 +117,19 @@ TEST_CASE("the agent reads every other input as protobuf writes it") {
   agent::HostToAgent host;
   host.mutable_shutdown()->set_mode(agent::Shutdown::MODE_REBOOT);
   std::string bytes = host.SerializeAsString();
-  CHECK_EQ(*parse_host_message(std::as_bytes(std::span(bytes))), ShutdownMode::kReboot);
+  CHECK_EQ(std::get<ShutdownMode>(*parse_host_message(std::as_bytes(std::span(bytes)))),
+           ShutdownMode::kReboot);
   host.mutable_shutdown()->set_mode(agent::Shutdown::MODE_POWEROFF);
   bytes = host.SerializeAsString();
-  CHECK_EQ(*parse_host_message(std::as_bytes(std::span(bytes))), ShutdownMode::kPowerOff);
+  CHECK_EQ(std::get<ShutdownMode>(*parse_host_message(std::as_bytes(std::span(bytes)))),
+           ShutdownMode::kPowerOff);
+  host.mutable_restored()->set_entropy(std::string(31, '\0') + "e");
+  host.mutable_restored()->set_realtime_ns(1ull << 60);
+  bytes = host.SerializeAsString();
+  const Restored restored =
+      std::get<Restored>(*parse_host_message(std::as_bytes(std::span(bytes))));
+  CHECK_EQ(restored.entropy, std::string(31, '\0') + "e");
+  CHECK_EQ(restored.realtime_ns, 1ull << 60);
 }
 
 TEST_CASE("what cannot be followed is refused, and the error names the field") {
@@ -146,6 +159,24 @@ TEST_CASE("what cannot be followed is refused, and the error names the field") {
   CHECK_EQ(parse_host_message(std::as_bytes(std::span(none))).error().reason(), "UNKNOWN_MESSAGE");
   const std::string mode_7("\x0a\x02\x08\x07", 4);
   CHECK_EQ(parse_host_message(std::as_bytes(std::span(mode_7))).error().reason(), "SHUTDOWN_MODE");
+}
+
+TEST_CASE("entropy too short or too long, and a time that cannot be, are refused") {
+  const auto reason = [](size_t entropy, uint64_t realtime_ns) {
+    agent::HostToAgent message;
+    message.mutable_restored()->set_entropy(std::string(entropy, 'e'));
+    message.mutable_restored()->set_realtime_ns(realtime_ns);
+    const std::string bytes = message.SerializeAsString();
+    const auto parsed = parse_host_message(std::as_bytes(std::span(bytes)));
+    return parsed ? std::string("accepted") : parsed.error().reason();
+  };
+  CHECK_EQ(reason(kMinEntropyBytes, 1), "accepted");
+  CHECK_EQ(reason(kMaxEntropyBytes, (1ull << 63) - 1), "accepted");
+  CHECK_EQ(reason(0, 1), "RESTORED_ENTROPY");
+  CHECK_EQ(reason(kMinEntropyBytes - 1, 1), "RESTORED_ENTROPY");
+  CHECK_EQ(reason(kMaxEntropyBytes + 1, 1), "RESTORED_ENTROPY");
+  CHECK_EQ(reason(kMinEntropyBytes, 0), "RESTORED_REALTIME");
+  CHECK_EQ(reason(kMinEntropyBytes, 1ull << 63), "RESTORED_REALTIME");
 }
 
 TEST_CASE("a message cut short anywhere is refused or a shorter message, never read past") {

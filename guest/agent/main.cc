@@ -142,13 +142,20 @@ Result<> serve(uint64_t init_us, std::string failure) {
   options.shutdown_signals = ::getpid() == 1;
   // Before Hello: whoever has read Hello may connect at once.
   options.listener = TRY(listen_for_host(kAgentPort));
-  options.link = std::make_unique<ControlLink>([] { return connect_to_host(kAgentPort); },
-                                               [init_us, failure] {
-                                                 utsname kernel{};
-                                                 ::uname(&kernel);
-                                                 return Hello{kVersion, kernel.release, cpu_count(),
-                                                              init_us,  boottime_us(),  failure};
-                                               });
+  const auto hello = [init_us, failure] {
+    utsname kernel{};
+    ::uname(&kernel);
+    return Hello{kVersion, kernel.release, cpu_count(), init_us, boottime_us(), failure};
+  };
+  options.link =
+      std::make_unique<ControlLink>([] { return connect_to_host(kAgentPort); }, hello,
+                                    [](const Restored& restored) {
+                                      const Reseeded done = reseed(restored);
+                                      if (!done.failure.empty()) {
+                                        log(LogLevel::kError, "restored: %s", done.failure.c_str());
+                                      }
+                                      return done;
+                                    });
   const std::unique_ptr<Service> service = TRY(Service::create(std::move(options)));
   for (;;) {
     TRY(service->step(kNever));

@@ -4,6 +4,7 @@
 // back.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -42,6 +43,26 @@ struct SendSignal {
 using ExecInput = std::variant<ExecStart, StdinBytes, StdinEnd, SendSignal, WindowSize>;
 
 enum class ShutdownMode : uint8_t { kPowerOff, kReboot };
+
+inline constexpr size_t kMinEntropyBytes = 32;
+inline constexpr size_t kMaxEntropyBytes = 256;
+
+/// What this guest, made from another's memory, is to take as its own.
+struct Restored {
+  /// kMinEntropyBytes to kMaxEntropyBytes.
+  std::string entropy;
+  /// Since 1970; below 2^63.
+  uint64_t realtime_ns = 0;
+};
+
+using HostMessage = std::variant<ShutdownMode, Restored>;
+
+struct Reseeded {
+  /// How far the clock was set forward.
+  int64_t clock_step_us = 0;
+  /// What did not work; empty: nothing.
+  std::string failure;
+};
 
 struct Hello {
   std::string agent_version;

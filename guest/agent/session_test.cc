@@ -8,6 +8,8 @@
 
 #include <cerrno>
 #include <csignal>
+#include <filesystem>
+#include <iterator>
 
 #include <unistd.h>
 
@@ -189,6 +191,43 @@ TEST_CASE("a hang-up is noticed while the command's input is full") {
   host.close();
   drive(*service, 1500);
   CHECK_EQ(service->connections(), 0u);
+}
+
+TEST_CASE("when every connection ends at once, in whatever state, nothing is left of any") {
+  const auto descriptors = [] {
+    const std::filesystem::directory_iterator entries("/proc/self/fd");
+    return std::distance(begin(entries), end(entries));
+  };
+  const auto service = make_service();
+  const auto before = descriptors();
+  std::vector<std::unique_ptr<TestHost>> hosts;
+  const auto add = [&]() -> TestHost& {
+    return *hosts.emplace_back(std::make_unique<TestHost>(*service));
+  };
+  add();                         // has said nothing yet
+  add().start({"sleep", "30"});  // is being started
+  TestHost& asleep = add();
+  asleep.start(shell("echo ready; sleep 30"));
+  TestHost& loud = add();
+  loud.start({"yes"});  // fills its output
+  TestHost& fed = add();
+  fed.start({"sleep", "30"});
+  TestHost& over = add();
+  over.start({"true"});
+  REQUIRE_UNARY(asleep.wait_for_output("ready"));
+  REQUIRE_UNARY(loud.wait_for_output("y"));
+  REQUIRE_UNARY(fed.wait_for_start());
+  fed.send_stdin(std::string(kMaxBacklog / 2, 'x'));
+  REQUIRE_UNARY(over.wait_for_start());
+  add().start({"sleep", "30"});
+  hosts.clear();
+  drive(*service, 5000);
+  CHECK_EQ(service->connections(), 0u);
+  CHECK_EQ(descriptors(), before);
+  CHECK_UNARY(!service->reap());
+  TestHost after(*service);
+  after.start({"true"});
+  CHECK_UNARY(after.finish().exited);
 }
 
 TEST_CASE("a terminal is one: it has a size, echoes, and ends input by its own character") {

@@ -52,7 +52,7 @@ class Monitor:
         self.next_id = 1
 
     def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
-                  restore=None, **changes):
+                  restore=None, private_memory=True, generation_id=b"", **changes):
         """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
         `restore`: a Snapshot to go on from instead of a kernel; it keeps its files."""
         self.files = []
@@ -85,7 +85,8 @@ class Monitor:
                 message.vsock.host_ports.add(port=port, fd=give(end.fileno()))
         if restore is not None:
             message.restore.state_fd = give(os.dup(restore.state))
-            message.restore.private_memory = True
+            message.restore.private_memory = private_memory
+            message.restore.generation_id = generation_id
             for memory, pages in restore.layers:
                 message.restore.layers.add(memory_fd=give(os.dup(memory)), pages_fd=give(os.dup(pages)))
         for name, value in changes.items():
@@ -127,7 +128,8 @@ class Monitor:
 
     def close(self):
         self.connection.close()
-        for fd in (getattr(self, name, None) for name in ("ring", "report", "console_input", "memory")):
+        for name in ("ring", "report", "console_input", "memory"):
+            fd = self.__dict__.pop(name, None)
             if fd is not None:
                 os.close(fd)
         if self.process.poll() is None:

@@ -67,9 +67,9 @@ Result<MemoryLayer> take_layer(const message::Layer& message, Descriptors& fds,
   return layer;
 }
 
-Result<std::optional<GenerationId>> take_generation_id(const std::string& bytes) {
+Result<std::optional<boot::GenerationId>> take_generation_id(const std::string& bytes) {
   if (bytes.empty()) return std::nullopt;
-  GenerationId id;
+  boot::GenerationId id;
   if (bytes.size() != id.size()) {
     return fail({Code::kInvalidArgument, "GENERATION_ID"},
                 "restore.generation_id: %zu bytes, where %zu or none belong", bytes.size(),

@@ -7,9 +7,8 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/memory/guest_memory.h"
+#include "vmm/boot/acpi.h"
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -60,8 +59,6 @@ struct MemoryLayer {
   Fd pages;
 };
 
-using GenerationId = std::array<std::byte, 16>;
-
 /// What a machine goes on from, instead of booting a kernel.
 struct RestoreConfig {
   /// The part `state` of a snapshot.
@@ -70,7 +67,7 @@ struct RestoreConfig {
   /// Copied over RAM, in this order; private RAM only.
   std::vector<MemoryLayer> layers;
   /// Absent: it stays as it was.
-  std::optional<GenerationId> generation_id;
+  std::optional<boot::GenerationId> generation_id;
 };
 
 struct MachineConfig {

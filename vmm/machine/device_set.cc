@@ -150,16 +150,12 @@ Result<> DeviceSet::restore(std::span<const snapshot::Device> states) {
   }
   const std::lock_guard held(parts_.loop.lock());
   for (size_t index = 0; index < places_.size(); ++index) {
-    snapshot::Device state = states[index];
-    if (auto* vsock = std::get_if<virtio::vsock::State>(&state.device);
-        vsock && parts_.config.vsock) {
-      vsock->guest_cid = parts_.config.vsock->guest_cid;
-    }
-    if (Result<> restored = restore_place(places_[index], state); !restored) {
+    if (Result<> restored = restore_place(places_[index], states[index]); !restored) {
       return std::unexpected(
           std::move(restored).error().with_context(format("devices[%zu]", index)));
     }
   }
+  if (vsock_ != nullptr) vsock_->reset_transport();
   return {};
 }
 

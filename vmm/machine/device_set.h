@@ -60,8 +60,8 @@ class DeviceSet {
 
   /// In slot order. Frozen and idle.
   std::vector<snapshot::Device> save() const;
-  /// Untrusted, for devices that no guest has touched and that are frozen. The guest's CID stays
-  /// the config's. On an Error the set is of no more use.
+  /// Untrusted, for devices that no guest has touched and that are frozen. The guest is
+  /// told that its vsock connections are gone. On an Error the set is of no more use.
   Result<> restore(std::span<const snapshot::Device> states);
 
   Result<> connect_vsock(uint32_t port, Fd stream);

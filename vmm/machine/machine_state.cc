@@ -3,6 +3,8 @@
 // A machine's state and memory out of it, and a machine from them.
 #include "base/clock.h"
 #include "snapshot/state_codec.h"
+#include "vmm/boot/acpi.h"
+#include "vmm/boot/layout.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/memory_layer_sys.h"
 
@@ -46,6 +48,10 @@ Result<std::vector<kvm::Vcpu>> Machine::restore(const RestoreConfig& config) {
   TRY(with_context(devices_->restore(state.devices), "restore.state_fd"));
   std::vector<kvm::Vcpu> vcpus = TRY(with_context(restore_vcpus(state), "restore.state_fd"));
   TRY(vm_->set_clock(state.clock.clock_ns));
+  if (config.generation_id) {
+    TRY(boot::write_generation_id(*memory_, *config.generation_id));
+    ioapic_.raise(boot::kGenerationIdGsi);
+  }
   state_ = State::kPaused;
   return vcpus;
 }
