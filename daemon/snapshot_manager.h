@@ -25,8 +25,8 @@ namespace mayfly::daemon {
 inline constexpr size_t kMaxClones = 1000;
 
 struct SnapshotRequest {
-  std::string vm_id;
-  std::string snapshot_id;
+  std::string vm_id = {};
+  std::string snapshot_id = {};
   bool is_diff = false;
   bool stay_paused = false;
   bool caller_keeps_disks = false;
@@ -41,44 +41,44 @@ struct SnapshotOutcome {
 
 struct VerifyOutcome {
   SnapshotView snapshot;
-  std::vector<std::string> verified_ids;
+  std::vector<std::string> verified_ids = {};
   PhaseTimes times;
 };
 
 struct DiskOverride {
   uint32_t index = 0;
-  std::string path;
-  DiskLimits limits;
+  std::string path = {};
+  DiskLimits limits = {};
 };
 
 /// What another VM than the saved one has.
 struct RestoreOverrides {
-  std::vector<DiskOverride> disks;
-  std::optional<uint64_t> guest_cid;
-  std::optional<uint32_t> console_kib;
-  ResourceLimits limits;
+  std::vector<DiskOverride> disks = {};
+  std::optional<uint64_t> guest_cid = {};
+  std::optional<uint32_t> console_kib = {};
+  ResourceLimits limits = {};
   bool allow_slow_kvm = false;
 };
 
 struct RestoreVmPlan {
-  std::string snapshot_id;
-  std::string vm_id;
-  RestoreOverrides overrides;
+  std::string snapshot_id = {};
+  std::string vm_id = {};
+  RestoreOverrides overrides = {};
   bool start = false;
   bool verify_memory = false;
-  std::string request_id;
+  std::string request_id = {};
 };
 
 struct CloneTarget {
-  std::string vm_id;
-  RestoreOverrides overrides;
+  std::string vm_id = {};
+  RestoreOverrides overrides = {};
 };
 
 struct ClonePlan {
   // One of the two.
-  std::string snapshot_id;
-  std::string source_vm_id;
-  std::vector<CloneTarget> targets;
+  std::string snapshot_id = {};
+  std::string source_vm_id = {};
+  std::vector<CloneTarget> targets = {};
   bool start = false;
   bool caller_keeps_disks = false;
 };

@@ -32,8 +32,7 @@ Result<SnapshotOutcome> save(Rig& rig, const std::string& vm_id, const std::stri
 }
 
 Result<VmOutcome> restore(Rig& rig, const std::string& id, const std::string& vm_id) {
-  return rig.snapshots->restore({.snapshot_id = id, .vm_id = vm_id, .overrides = {}, .start = true},
-                                soon());
+  return rig.snapshots->restore({.snapshot_id = id, .vm_id = vm_id, .start = true}, soon());
 }
 
 }  // namespace
@@ -120,14 +119,14 @@ TEST_CASE("a failed restore leaves no process, directory, descriptor or id") {
     CHECK(child_processes() == 0);
     CHECK(rig.manager->vm_count() == 0);
   };
-  fails("SNAPSHOT_NOT_FOUND", {.snapshot_id = "none", .overrides = {}});
-  fails("ID_BAD", {.snapshot_id = "../s", .overrides = {}});
-  fails("STATE_KIND", {.snapshot_id = "r", .overrides = {}});
-  RestoreVmPlan disk{.snapshot_id = "s", .overrides = {}};
+  fails("SNAPSHOT_NOT_FOUND", {.snapshot_id = "none"});
+  fails("ID_BAD", {.snapshot_id = "../s"});
+  fails("STATE_KIND", {.snapshot_id = "r"});
+  RestoreVmPlan disk{.snapshot_id = "s"};
   disk.overrides.disks.push_back({.index = 0, .path = rig.path("disk"), .limits = {}});
   fails("DISK_INDEX", disk);
   std::filesystem::resize_file(rig.store_dir() + "/s/state", 100);
-  fails("PART_SIZE", {.snapshot_id = "s", .overrides = {}});
+  fails("PART_SIZE", {.snapshot_id = "s"});
 }
 
 TEST_CASE("clones of a live VM are told apart, and one that fails harms no other") {
