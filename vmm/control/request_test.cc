@@ -56,6 +56,93 @@ TEST_CASE("a whole configuration comes through with its descriptors") {
   CHECK_FALSE(machine.vsock.has_value());
 }
 
+// valid(), to be restored; its own descriptor 2 is the state.
+::mayfly::control::Request valid_restore() {
+  auto request = valid();
+  auto& configure = *request.mutable_configure();
+  configure.clear_kernel_fd();
+  configure.clear_disks();
+  configure.mutable_restore()->set_state_fd(2);
+  configure.mutable_restore()->set_private_memory(true);
+  return request;
+}
+
+TEST_CASE("a restore comes through, and a kernel is not asked for") {
+  auto request = valid_restore();
+  auto& restore = *request.mutable_configure()->mutable_restore();
+  restore.set_generation_id("0123456789abcdef");
+  auto& layer = *restore.add_layers();
+  layer.set_memory_fd(7);
+  layer.set_pages_fd(6);
+  request.mutable_configure()->mutable_console()->set_input_fd(8);
+  CHECK_EQ(reason(request), "DESCRIPTOR_INDEX");
+  request.mutable_configure()->mutable_console()->set_input_fd(6);
+  layer.set_pages_fd(6);
+  CHECK_EQ(reason(request), "DESCRIPTOR_TWICE");
+  restore.clear_layers();
+  const auto parsed = parse(request);
+  REQUIRE(parsed.has_value());
+  const auto& machine = std::get<Configure>(parsed->call).machine;
+  CHECK_FALSE(machine.kernel.valid());
+  REQUIRE(machine.restore.has_value());
+  CHECK(machine.restore->state.valid());
+  CHECK_EQ(machine.restore->sharing, MemorySharing::kPrivate);
+  REQUIRE(machine.restore->generation_id.has_value());
+  CHECK_EQ(machine.restore->generation_id->back(), std::byte{'f'});
+}
+
+TEST_CASE("what a restore cannot be is refused by field") {
+  auto request = valid_restore();
+  auto& restore = *request.mutable_configure()->mutable_restore();
+  for (const size_t size : {1, 15, 17}) {
+    restore.set_generation_id(std::string(size, 'x'));
+    CHECK_EQ(reason(request), "GENERATION_ID");
+  }
+  restore.clear_generation_id();
+  auto& layer = *restore.add_layers();
+  layer.set_memory_fd(7);
+  layer.set_pages_fd(9);
+  CHECK_EQ(parse(request).error().error.message(),
+           "restore.layers.pages_fd: descriptor 9 is named, 8 came with the call");
+}
+
+TEST_CASE("a save is told what becomes of memory, by what was said last") {
+  ::mayfly::control::Request request;
+  request.set_id(7);
+  auto& save = *request.mutable_save();
+  save.set_state_fd(5);
+  CHECK_EQ(reason(request), "SAVE_WHAT");
+  save.set_leave_memory(true);
+  const auto leaves = parse(request);
+  REQUIRE(leaves.has_value());
+  const SaveConfig& left = std::get<Save>(leaves->call).what;
+  CHECK(left.state.valid());
+  CHECK(std::holds_alternative<LeaveMemory>(left.memory));
+  auto& changed = *save.mutable_changed_pages();
+  changed.mutable_layer()->set_memory_fd(1);
+  changed.mutable_layer()->set_pages_fd(2);
+  changed.set_pagemap_fd(2);
+  CHECK_EQ(reason(request), "DESCRIPTOR_TWICE");
+  changed.set_pagemap_fd(3);
+  const auto copies = parse(request);
+  REQUIRE(copies.has_value());
+  const SaveConfig& copied = std::get<Save>(copies->call).what;
+  REQUIRE(std::holds_alternative<ChangedPages>(copied.memory));
+  CHECK(std::get<ChangedPages>(copied.memory).layer.pages.valid());
+  // The other way round on the wire, which protobuf's own writer never does.
+  std::string bytes = request.SerializeAsString();
+  ::mayfly::control::Request then;
+  then.mutable_save()->set_leave_memory(true);
+  const std::string last = then.save().SerializeAsString();
+  const std::string first = save.SerializeAsString();
+  bytes = std::string("\x4a") + static_cast<char>(first.size() + last.size()) + first + last;
+  std::vector<Fd> fds;
+  for (int i = 0; i < 8; ++i) fds.push_back(*Fd::event());
+  const auto both = parse_request(std::as_bytes(std::span(bytes)), std::move(fds));
+  REQUIRE(both.has_value());
+  CHECK(std::holds_alternative<LeaveMemory>(std::get<Save>(both->call).what.memory));
+}
+
 TEST_CASE("numbers outside their limits are refused by field") {
   auto request = valid();
   request.mutable_configure()->set_vcpu_count(0);
@@ -193,6 +280,8 @@ TEST_CASE("every call is told by its field") {
   CHECK_EQ(index([](Wire& request) { request.mutable_stop(); }), 4);
   CHECK_EQ(index([](Wire& request) { request.mutable_vsock_connect()->set_port(9); }), 5);
   CHECK_EQ(index([](Wire& request) { request.mutable_get_stats(); }), 6);
+  CHECK_EQ(index([](Wire& request) { request.mutable_save()->set_leave_memory(true); }), 7);
+  CHECK_EQ(index([](Wire& request) { request.mutable_get_memory(); }), 8);
 }
 
 TEST_CASE("replies are what protobuf reads") {
@@ -202,6 +291,16 @@ TEST_CASE("replies are what protobuf reads") {
   CHECK_FALSE(phases.has_status());
   check(phases.phases());
   check(read_back<Wire>(make_reply(9, Answer(kStats))).stats());
+  const auto saved = read_back<Wire>(make_reply(9, Answer(Saved{1, 2, 3, 4}))).saved();
+  CHECK_EQ(saved.tsc_khz(), 1);
+  CHECK_EQ(saved.page_count(), 2);
+  CHECK_EQ(saved.state_ns(), 3);
+  CHECK_EQ(saved.memory_ns(), 4);
+  for (const bool is_private : {false, true}) {
+    const auto memory = read_back<Wire>(make_reply(9, Answer(Memory{FdRef(0), is_private})));
+    CHECK_EQ(memory.result_case(), Wire::kMemory);
+    CHECK_EQ(memory.memory().is_private(), is_private);
+  }
   const auto done = read_back<Wire>(make_reply(~uint64_t{0}, Answer()));
   CHECK_EQ(done.id(), ~uint64_t{0});
   CHECK_EQ(done.result_case(), Wire::RESULT_NOT_SET);

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cstring>
 #include <string>
 
 #include <sys/socket.h>
@@ -77,6 +78,36 @@ TEST_CASE_FIXTURE(Fixture, "a request is answered under its id") {
   const auto reply = receive_reply(client);
   CHECK_EQ(reply.id(), 41);
   CHECK_EQ(reply.status().reason(), "NOT_RUNNING");
+}
+
+TEST_CASE_FIXTURE(Fixture, "memory goes with its reply, and stays ours too") {
+  const Fd client = connect();
+  send_pause(client, 5);
+  REQUIRE(wait_for_request().has_value());
+  const Fd memory = *Fd::memfd("memory", 4096);
+  server->reply(5, Answer(Memory{memory.ref(), true}));
+  char buffer[4096];
+  iovec part{buffer, sizeof(buffer)};
+  alignas(cmsghdr) char space[CMSG_SPACE(4 * sizeof(int))];
+  msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = space;
+  header.msg_controllen = sizeof(space);
+  const ssize_t got = ::recvmsg(client.number(), &header, MSG_CMSG_CLOEXEC);
+  REQUIRE_GT(got, 0);
+  ::mayfly::control::Reply reply;
+  REQUIRE(reply.ParseFromArray(buffer, static_cast<int>(got)));
+  CHECK(reply.memory().is_private());
+  const cmsghdr* rights = CMSG_FIRSTHDR(&header);
+  REQUIRE(rights != nullptr);
+  REQUIRE_EQ(rights->cmsg_len, CMSG_LEN(sizeof(int)));
+  int number = -1;
+  std::memcpy(&number, CMSG_DATA(rights), sizeof(number));
+  const Fd received(number);
+  CHECK_NE(received.number(), memory.number());
+  CHECK_EQ(*file_size(received.ref()), 4096);
+  CHECK_EQ(*file_size(memory.ref()), 4096);
 }
 
 TEST_CASE_FIXTURE(Fixture, "garbage is answered and the connection lives on") {

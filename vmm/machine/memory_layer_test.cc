@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/machine/memory_layer_sys.h"
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include <fcntl.h>
+
+namespace mayfly {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kHighPages = 1001;  // not a multiple of 8
+constexpr uint64_t kSize = kLowRamEnd.value + kHighPages * kPage;
+constexpr uint64_t kLowPages = kLowRamEnd.value / kPage;
+
+ChangedPages empty_files() {
+  return {.layer = {.memory = *Fd::memfd("layer", 0), .pages = *Fd::memfd("pages", 0)},
+          .pagemap = *Fd::open("/proc/self/pagemap", O_RDONLY)};
+}
+
+std::vector<uint64_t> pages_in(FdRef pages) {
+  std::vector<std::byte> bits(*file_size(pages));
+  REQUIRE(pread_exact(pages, bits, 0));
+  std::vector<uint64_t> found;
+  for (uint64_t page = 0; page < bits.size() * 8; ++page) {
+    if ((bits[page / 8] >> (page % 8) & std::byte{1}) != std::byte{}) found.push_back(page);
+  }
+  return found;
+}
+
+Gpa address_of(uint64_t page) {
+  return page < kLowPages ? Gpa{page * kPage}
+                          : Gpa{kHighRamStart.value + (page - kLowPages) * kPage};
+}
+
+void put(const GuestMemory& memory, uint64_t page, uint64_t value) {
+  memory.view({address_of(page), kPage})->store<uint64_t>(8, value);
+}
+
+uint64_t get(const GuestMemory& memory, uint64_t page) {
+  return memory.view({address_of(page), kPage})->load<uint64_t>(8);
+}
+
+const std::vector<uint64_t> kWritten = {
+    0, 7, 8, 8191, 8192, kLowPages - 1, kLowPages, kLowPages + 5, kLowPages + kHighPages - 1};
+
+TEST_CASE("a layer has the pages that were written, and no other, on both sides of the gap") {
+  const Fd file = *Fd::memfd("memory", kSize);
+  GuestMemory memory = *GuestMemory::create(file.ref(), kSize);
+  put(memory, 3, 33);
+  put(memory, 8, 88);
+  REQUIRE(memory.leave(file.ref()));
+  CHECK_EQ(get(memory, 3), 33);
+  CHECK_EQ(get(memory, 4), 0);
+  for (const uint64_t page : kWritten) put(memory, page, page + 1);
+  const ChangedPages to = empty_files();
+  CHECK_EQ(*write_layer(memory, to), kWritten.size());
+  CHECK_EQ(pages_in(to.layer.pages.ref()), kWritten);
+  CHECK_EQ(*file_size(to.layer.memory.ref()), kSize);
+  CHECK_EQ(*file_size(to.layer.pages.ref()), (kLowPages + kHighPages + 7) / 8);
+
+  const GuestMemory other = *GuestMemory::create(file.ref(), kSize, MemorySharing::kPrivate);
+  CHECK_EQ(get(other, 8), 88);
+  REQUIRE(read_layer(other, to.layer));
+  for (const uint64_t page : kWritten) CHECK_EQ(get(other, page), page + 1);
+  CHECK_EQ(get(other, 3), 33);
+  CHECK_EQ(get(other, 9), 0);
+}
+
+TEST_CASE("nothing written: a layer of nothing") {
+  const Fd file = *Fd::memfd("memory", kPage * 16);
+  const GuestMemory memory = *GuestMemory::create(file.ref(), kPage * 16, MemorySharing::kPrivate);
+  const ChangedPages to = empty_files();
+  CHECK_EQ(*write_layer(memory, to), 0);
+  CHECK(pages_in(to.layer.pages.ref()).empty());
+  CHECK(read_layer(memory, to.layer).has_value());
+}
+
+TEST_CASE("files of another length, and pages beyond RAM, are refused") {
+  const uint64_t size = kPage * 12;
+  const Fd file = *Fd::memfd("memory", size);
+  const GuestMemory memory = *GuestMemory::create(file.ref(), size, MemorySharing::kPrivate);
+  const auto reason = [&](uint64_t memory_bytes, uint64_t pages_bytes, uint8_t last) {
+    const MemoryLayer layer = {.memory = *Fd::memfd("layer", memory_bytes),
+                               .pages = *Fd::memfd("pages", pages_bytes)};
+    const auto byte = std::byte{last};
+    REQUIRE(write_file_at(layer.pages.ref(), std::span(&byte, 1), pages_bytes - 1));
+    const Result<> read = read_layer(memory, layer);
+    return read ? "" : read.error().reason();
+  };
+  CHECK_EQ(reason(size, 2, 0x0f), "");
+  CHECK_EQ(reason(size, 2, 0x10), "LAYER_PAGES");
+  CHECK_EQ(reason(size, 2, 0x80), "LAYER_PAGES");
+  CHECK_EQ(reason(size, 1, 0), "LAYER_SIZE");
+  CHECK_EQ(reason(size, 3, 0), "LAYER_SIZE");
+  CHECK_EQ(reason(size - 1, 2, 0), "LAYER_SIZE");
+  CHECK_EQ(reason(size + kPage, 2, 0), "LAYER_SIZE");
+}
+
+TEST_CASE("files that are not empty, and none, are refused before anything is written") {
+  const Fd file = *Fd::memfd("memory", kPage);
+  const GuestMemory memory = *GuestMemory::create(file.ref(), kPage, MemorySharing::kPrivate);
+  ChangedPages to = empty_files();
+  to.layer.pages = *Fd::memfd("pages", 1);
+  CHECK_EQ(write_layer(memory, to).error().reason(), "FILE_NOT_EMPTY");
+  CHECK_EQ(*file_size(to.layer.memory.ref()), 0);
+  const auto pipe = *Fd::pipe();
+  CHECK_EQ(expect_empty(pipe.first.ref(), "field").error().reason(), "NOT_A_FILE");
+}
+
+}  // namespace
+}  // namespace mayfly
