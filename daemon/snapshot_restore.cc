@@ -114,6 +114,7 @@ Result<SnapshotManager::Prepared> SnapshotManager::prepare_vm(const ClonePlan& p
   TRY(SavedMemory::open(saved, view.spec.memory_mib << 20, call));
   VmSpec spec = TRY(spec_of(machine_info(view.spec, view.cmdline, state)));
   const std::vector<const DiskSpec*> disks = all_disks(view.spec);
+  spec.debug_serial = view.spec.debug_serial;
   for (size_t i = 0; i < disks.size(); ++i) {
     if (disks[i]->read_only) spec.disks[i].path = disks[i]->path;
   }
@@ -157,6 +158,7 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
                                 : TRY(prepare_vm(plan, call));
   const auto make = [&](const CloneTarget& target) -> Result<VmOutcome> {
     Stopwatch stopwatch;
+    TRY(call.check("making the clone"));
     return vms_.restore({.vm_id = target.vm_id,
                          .spec = TRY(apply(target.overrides, prepared.spec)),
                          .start = plan.start,

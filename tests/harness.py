@@ -49,7 +49,8 @@ PATIENCE = 150
 
 
 def _load_messages():
-    """The messages of proto/, by protoc: vm, console, event, exec, snapshot, system (public), control (private), status."""
+    """The messages of proto/, by protoc: vm, console, event, exec, snapshot, system (public), control (private),
+    status."""
     proto = ROOT / "proto"
     with tempfile.TemporaryDirectory(prefix="mayfly-proto-") as folder:
         files = [*proto.glob("mayfly/v1/*.proto"), *proto.glob("google/rpc/*.proto"), proto / "control.proto"]
