@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -114,6 +115,8 @@ class SnapshotCase(harness.Case):
     @contextlib.contextmanager
     def nothing_is_left(self):
         before = self.holdings()
+        if self.daemon.vms() and any(vm.jail.cgroups for vm in self.daemon.vms()):
+            self.assertNotEqual(before[2], [], "cgroups are looked for in the wrong place")
         yield
         harness.wait_until(lambda: self.holdings() == before, f"{before} again, not {self.holdings()}", 10)
 
@@ -317,6 +320,44 @@ class CloneTest(SnapshotCase):
         harness.print_figures("16 clones, ms", all=round(elapsed * 1e3, 1),
                               each=sorted(response.times.total_us / 1e3 for response in made.values())[8])
         harness.in_threads(16, lambda index: self.say(names[index], f"word-{index}"))
+
+
+class JailTest(harness.Case):
+    UID = 911_000
+
+    # The methods of SnapshotCase alone; each test has a daemon of its own kind.
+    api, save, restore, clone, overrides = (SnapshotCase.api, SnapshotCase.save, SnapshotCase.restore,
+                                            SnapshotCase.clone, SnapshotCase.overrides)
+    echo, say, hear, lines = SnapshotCase.echo, SnapshotCase.say, SnapshotCase.hear, SnapshotCase.lines
+
+    def saves_and_restores(self):
+        self.echo("one")
+        self.save("one", "full")
+        self.say("one", "more")
+        # Which pages are its own is for its monitor's pagemap to say, and for the daemon to open.
+        self.save("one", "diff", DIFF)
+        self.restore("diff", "two")
+        self.say("two", "here")
+        self.clone({"three": None}, source_vm_id="two")
+        self.say("three", "here")
+
+    def test_vms_are_saved_in_every_mode_that_root_can_jail_them_in(self):
+        for mode in ("root", "user", "off"):
+            with self.subTest(mode):
+                self.daemon = self.start_daemon(f"--jail={mode}", "--snapshot-dir", self.dir / f"{mode}.snapshots",
+                                                name=mode)
+                self.saves_and_restores()
+
+    def test_an_ordinary_user_saves_vms(self):
+        os.chown(self.dir, self.UID, self.UID)
+        kvm = self.dir / "kvm"
+        os.mknod(kvm, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
+        kvm.chmod(0o666)
+        as_user = ["setpriv", f"--reuid={self.UID}", f"--regid={self.UID}", "--clear-groups"]
+        if self.work.run([*as_user, "test", "-r", harness.MAYFLYD]).code != 0:
+            self.skipTest(f"an ordinary user cannot read {harness.MAYFLYD} here")
+        self.daemon = self.start_daemon("--kvm-device", kvm, "--snapshot-dir", self.dir / "snapshots", under=as_user)
+        self.saves_and_restores()
 
 
 class CommandTest(SnapshotCase):
