@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import socket
+import time
 
 import harness
 from control import state_file
@@ -114,6 +115,42 @@ class SaveTest(SaveCase):
                 self.assert_ends_well(original)
                 self.assert_ends_well(restored, said)
                 self.assertEqual(hashlib.sha256(snapshot.image()).digest(), before, "somebody wrote to what was left")
+
+    def run_and_save(self, words, until, pause_for=0.0, **options):
+        """A VM that stands still since its console said `until`, and its snapshot."""
+        vm = self.configured(words, **options)
+        harness.wait_until(lambda: until in vm.console(), f"the guest says {until}")
+        self.ok(vm.call(pause=control_pb.Pause()))
+        time.sleep(pause_for)
+        snapshot, _ = self.save(vm)
+        return vm, snapshot
+
+    def test_a_timer_fires_once_in_each_whether_it_ran_or_had_expired(self):
+        for nanoseconds, pause_for in ((1_000_000_000, 0), (300_000_000, 0.6)):
+            with self.subTest(nanoseconds=nanoseconds, pause_for=pause_for):
+                words = f"probe.test=timer probe.wait={nanoseconds}"
+                original, snapshot = self.run_and_save(words, b"armed\n", pause_for)
+                self.assertEqual(original.console(), b"armed\n")
+                restored = self.configured(restore=snapshot)
+                self.ok(original.call(resume=control_pb.Resume()))
+                for vm in (original, restored):
+                    self.assertEqual(vm.wait(), 0)
+                    self.assertTrue(vm.console().endswith(b"PASS timer\n"), vm.console())
+
+    def test_processors_that_run_go_on_each_with_its_own_state(self):
+        for others in (1, 3):
+            with self.subTest(others=others):
+                words = f"probe.test=smp probe.others={others} probe.count=100"
+                original, snapshot = self.run_and_save(words, b"round 20\n", vcpu_count=others + 1)
+                said = original.console()
+                states = [vcpu.mp_state for vcpu in state_file.read(snapshot.state).vcpus]
+                self.assertEqual(states, [0] * (others + 1), "a processor that does not run")
+                restored = self.configured(restore=snapshot, vcpu_count=others + 1)
+                self.ok(original.call(resume=control_pb.Resume()))
+                whole = b"".join(b"all %d go on, round %d\n" % (others, round) for round in range(100)) + b"PASS smp\n"
+                for vm, before in ((original, b""), (restored, said)):
+                    self.assertEqual(vm.wait(), 0)
+                    self.assertEqual(before + vm.console(), whole)
 
     def test_three_saves_of_what_changed_each_go_on(self):
         disk = self.file("disk", size=4 << 20)

@@ -21,6 +21,30 @@ inline uint64_t cycles() {
   return uint64_t{high} << 32 | low;
 }
 
+// In start.S.
+extern "C" {
+extern uint64_t idt[][2];
+extern volatile uint32_t timer_interrupts;
+extern const uint8_t other_start[], other_start_end[];
+void timer_entry();
+}
+
+// From now on interrupt `vector` goes to `entry`, in ring 0; the table ends at 0x40.
+inline void set_gate(uint8_t vector, void (*entry)()) {
+  // SAFETY: code is identity-mapped, so its pointer is what a gate wants.
+  const auto address = reinterpret_cast<uint64_t>(entry);
+  idt[vector][1] = address >> 32;
+  idt[vector][0] = (address & 0xffff) | uint64_t{0x10} << 16 | uint64_t{0x8e} << 40 |
+                   (address >> 16 & 0xffff) << 48;
+}
+
+// Puts the code that further processors begin with to `address`.
+inline void copy_other_start(uint64_t address) {
+  // SAFETY: RAM below 1 MiB that nothing else uses.
+  auto* to = reinterpret_cast<volatile uint8_t*>(address);
+  for (const uint8_t* from = other_start; from != other_start_end; ++from) *to++ = *from;
+}
+
 // SAFETY: a hint; nothing but time changes.
 inline void relax() { asm volatile("pause"); }
 

@@ -28,6 +28,8 @@ constexpr Test kTests[] = {
     {"rng", test_rng},
     {"vsock", test_vsock},
     {"registers", test_registers},
+    {"timer", test_timer},
+    {"smp", test_smp},
 };
 
 }  // namespace

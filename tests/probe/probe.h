@@ -76,5 +76,7 @@ void test_bench();
 void test_rng();
 void test_vsock();
 void test_registers();
+void test_timer();
+void test_smp();
 
 }  // namespace probe

@@ -3,7 +3,8 @@
 // From the PVH entry (32-bit, paging off, %ebx = hvm_start_info) to probe_main() in ring 3, 64-bit,
 // in as few instructions as possible: on a KVM whose back end emulates ring 0, each of them costs about
 // a microsecond. Tables are laid out by the assembler and the linker, so nothing is computed here.
-// Interrupts stay off and there is no IDT: a fault in ring 3 is a triple fault, and ends the VM as one.
+// The IDT is empty until a test sets a gate: a fault in ring 3 is a triple fault, and ends the VM as one. Nothing
+// interrupts but what a test arms.
 
 #define POWER_OFF_PORT 0x600
 #define POWER_OFF_VALUE 0x34
@@ -32,6 +33,7 @@ _start: mov     24(%ebx), %edi            // hvm_start_info.cmdline_paddr, below
         cmp     $0x746c6168, %eax         // "halt": only ring 0 can
         je      halt
         lgdt    gdt_pointer
+        lidt    idt_pointer
         mov     $0x20, %eax               // PAE
         mov     %eax, %cr4
         mov     $page_map, %eax
@@ -60,11 +62,60 @@ long_mode:
 user:   call    probe_main
         ud2
 
+        // In ring 0, from the gate that a test sets.
+        .globl  timer_entry
+timer_entry:
+        push    %rax
+        incl    timer_interrupts
+        mov     $0xfee000b0, %eax         // EOI
+        movl    $0, (%rax)
+        pop     %rax
+        iretq
+
+        // A further processor, from real mode to ring 3. A test copies this below 1 MiB: the code is at %cs:0.
+        .code16
+        .globl  other_start, other_start_end
+other_start:
+        lgdtl   %cs:other_gdt_pointer - other_start
+        mov     $0x20, %eax
+        mov     %eax, %cr4
+        mov     $page_map, %eax
+        mov     %eax, %cr3
+        mov     $0xc0000080, %ecx
+        mov     $0x100, %eax
+        xor     %edx, %edx
+        wrmsr
+        mov     $0x80000011, %eax
+        mov     %eax, %cr0
+        ljmpl   $CODE64, $other_long_mode
+other_gdt_pointer:
+        .word   gdt_end - gdt - 1
+        .long   gdt
+other_start_end:
+        .code64
+other_long_mode:
+        mov     $other_frame, %esp
+        iretq
+other_user:
+        mov     $1, %edi
+        lock xadd %rdi, others_started
+        mov     %rdi, %rax
+        inc     %rax
+        shl     $12, %rax
+        lea     other_stacks(%rax), %rsp
+        call    probe_other_main
+        ud2
+
         .section .rodata, "a", @progbits
         // Ring 3 with IOPL 3 for its port writes.
         .balign 8
 user_frame:
-        .quad   user, USER_CODE, 0x3002, stack_top, USER_DATA
+        .quad   user, USER_CODE, 0x3202, stack_top, USER_DATA
+other_frame:
+        .quad   other_user, USER_CODE, 0x3002, 0, USER_DATA
+idt_pointer:
+        .word   idt_end - idt - 1
+        .long   idt
 
         .balign 8
 gdt:    .quad   0
@@ -86,7 +137,9 @@ gdt_pointer:
         .section .data.tables, "aw", @progbits
         .globl  task
         .balign 128
-task:   .fill   102, 1, 0
+task:   .long   0
+        .quad   interrupt_stack_top
+        .fill   90, 1, 0
         .word   port_map - task
 port_map:
         .fill   0x100, 1, 0
@@ -119,5 +172,18 @@ high_gib:
         .balign 4096
         .skip   16384
 stack_top:
+        .skip   4096
+interrupt_stack_top:
+        .globl  idt
+idt:    .skip   0x41 * 16
+idt_end:
+        .globl  timer_interrupts
+timer_interrupts:
+        .skip   8
+others_started:
+        .skip   8
+        .balign 4096
+other_stacks:
+        .skip   3 * 4096
 
         .section .note.GNU-stack, "", @progbits

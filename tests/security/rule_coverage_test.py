@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 
 import harness
 from control.monitor_client import Monitor
@@ -151,6 +152,30 @@ class RuleCoverageTest(harness.Case):
         monitor.call(stop=control_pb.Stop())
         self.assertEqual(monitor.wait(), 0)
 
+    def is_saved_and_restored(self):
+        disk = self.file("disk", size=4 << 20)
+        devices = {"disks": [disk], "ports": {}}
+        first = Monitor(self.work, under=self.tracer(), name="saved")
+        self.addCleanup(first.close)
+        self.assertFalse(first.configure("probe.test=churn probe.count=100000000", **devices).HasField("status"))
+        base = None
+        for _ in range(2):
+            harness.wait_until(lambda: first.console().count(b"\n") > 1, "the guest works")
+            first.call(pause=control_pb.Pause())
+            base, reply = first.save(base)
+            self.addCleanup(base.close)
+            self.assertFalse(reply.HasField("status"), reply)
+            first.call(resume=control_pb.Resume())
+        first.send(control_pb.Request(id=1, get_memory=control_pb.GetMemory()).SerializeToString())
+        _, fds, _, _ = socket.recv_fds(first.connection, 4096, 1)
+        os.close(fds[0])
+        second = Monitor(self.work, under=self.tracer(), name="restored")
+        self.addCleanup(second.close)
+        self.assertFalse(second.configure(restore=base, generation_id=bytes(16), **devices).HasField("status"))
+        for monitor in (first, second):
+            monitor.call(stop=control_pb.Stop())
+            self.assertEqual(monitor.wait(), 0)
+
     def outlives_its_daemon(self):
         self.daemon.create("orphan", rootfs=None, agent=False)
         os.kill(self.daemon.pid, signal.SIGKILL)
@@ -158,7 +183,8 @@ class RuleCoverageTest(harness.Case):
         harness.wait_until(lambda: not self.work.processes(), "monitors and tracer are gone")
 
     def test_every_rule_is_touched_and_no_call_is_without_a_rule(self):
-        lives = (self.lives_fully, self.reboots, self.panics, self.fails_to_start, self.changes_its_client)
+        lives = (self.lives_fully, self.reboots, self.panics, self.fails_to_start, self.changes_its_client,
+                 self.is_saved_and_restored)
         harness.in_threads(len(lives), lambda index: lives[index]())
         self.outlives_its_daemon()
 

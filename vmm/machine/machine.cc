@@ -35,7 +35,12 @@ Machine::~Machine() { vcpus_.reset(); }
 Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, MachineConfig config, Phases phases,
                                                  vmm::Confinement confinement) {
   std::unique_ptr<Machine> machine(new Machine(loop, std::move(config), phases, confinement));
-  TRY(machine->build());
+  if (Result<> built = machine->build(); !built) {
+    // A vCPU's thread has no calls to end with: those that wait already go with the process, as
+    // the caller has promised.
+    (void)machine.release();
+    return std::unexpected(std::move(built).error());
+  }
   return machine;
 }
 
@@ -49,8 +54,7 @@ Result<> Machine::build() {
   phases_.vm_ns = monotonic_ns();
   TRY(build_devices());
   phases_.devices_ns = monotonic_ns();
-  vcpus_ = TRY(
-      VcpuGroup::create(TRY(config_.restore ? restore(*config_.restore) : boot_vcpus()), *this));
+  TRY(config_.restore ? restore(*config_.restore) : boot());
   phases_.vcpus_ns = monotonic_ns();
   // What was loaded is in guest RAM; the files need not stay open.
   config_.kernel.reset();
@@ -96,7 +100,7 @@ Result<kvm::Vcpu> Machine::create_vcpu(uint32_t index, const kvm::CpuidTable& cp
   return vcpu;
 }
 
-Result<std::vector<kvm::Vcpu>> Machine::boot_vcpus() {
+Result<> Machine::boot() {
   std::vector<FdRef> initrds;
   for (const Fd& initrd : config_.initrds) initrds.push_back(initrd.ref());
   const boot::Entry entry =
@@ -119,7 +123,8 @@ Result<std::vector<kvm::Vcpu>> Machine::boot_vcpus() {
     vcpus.push_back(TRY(create_vcpu(index, kvm::cpuid_for(supported, index, config_.vcpu_count))));
   }
   TRY(boot::set_entry_state(*memory_, vcpus[0], entry));
-  return vcpus;
+  vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this));
+  return {};
 }
 
 Result<> Machine::expect(State state, const char* what) const {

@@ -50,8 +50,8 @@ class Machine final : public EndListener,
   };
 
   /// Builds it from a validated config; nothing runs yet. `loop` outlives the machine. `phases` has
-  /// the times so far.
-  /// Each vCPU's thread enters its policy in `confinement`.
+  /// the times so far. Each vCPU's thread enters its policy in `confinement`. After an Error the
+  /// process ends: what was built is left to its end.
   static Result<std::unique_ptr<Machine>> create(Loop& loop, MachineConfig config, Phases phases,
                                                  vmm::Confinement confinement);
   ~Machine();
@@ -93,13 +93,14 @@ class Machine final : public EndListener,
   Result<> build();
   Result<> build_vm();
   Result<> build_devices();
-  Result<std::vector<kvm::Vcpu>> boot_vcpus();
+  Result<> boot();
   Result<kvm::Vcpu> create_vcpu(uint32_t index, const kvm::CpuidTable& cpuid);
 
   // machine_state.cc
-  Result<std::vector<kvm::Vcpu>> restore(const RestoreConfig& config);
+  Result<> restore(const RestoreConfig& config);
   Result<> restore_memory(const RestoreConfig& config);
-  Result<std::vector<kvm::Vcpu>> restore_vcpus(const snapshot::MachineState& state);
+  Result<> create_vcpus(const snapshot::MachineState& state);
+  Result<> restore_parts(const snapshot::MachineState& state);
   Result<snapshot::MachineState> state();
   Result<uint64_t> save_memory(const SaveConfig& config);
 

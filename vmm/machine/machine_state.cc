@@ -33,7 +33,7 @@ Result<T> with_context(Result<T> result, const std::string& context) {
 
 }  // namespace
 
-Result<std::vector<kvm::Vcpu>> Machine::restore(const RestoreConfig& config) {
+Result<> Machine::restore(const RestoreConfig& config) {
   const snapshot::MachineState state =
       TRY(with_context(read_state(config.state.ref()), "restore.state_fd"));
   if (state.vcpus.size() != config_.vcpu_count) {
@@ -41,19 +41,15 @@ Result<std::vector<kvm::Vcpu>> Machine::restore(const RestoreConfig& config) {
                 "restore.state_fd: has %zu vCPUs, the configuration has %u", state.vcpus.size(),
                 config_.vcpu_count);
   }
+  TRY(with_context(create_vcpus(state), "restore.state_fd"));
   TRY(restore_memory(config));
-  ioapic_.restore(state.ioapic);
-  // What the guest had asked of them waits for resume().
-  devices_->freeze();
-  TRY(with_context(devices_->restore(state.devices), "restore.state_fd"));
-  std::vector<kvm::Vcpu> vcpus = TRY(with_context(restore_vcpus(state), "restore.state_fd"));
-  TRY(vm_->set_clock(state.clock.clock_ns));
+  TRY(with_context(restore_parts(state), "restore.state_fd"));
   if (config.generation_id) {
     TRY(boot::write_generation_id(*memory_, *config.generation_id));
     ioapic_.raise(boot::kGenerationIdGsi);
   }
   state_ = State::kPaused;
-  return vcpus;
+  return {};
 }
 
 Result<> Machine::restore_memory(const RestoreConfig& config) {
@@ -64,19 +60,28 @@ Result<> Machine::restore_memory(const RestoreConfig& config) {
   return {};
 }
 
-Result<std::vector<kvm::Vcpu>> Machine::restore_vcpus(const snapshot::MachineState& state) {
+// Their threads confine themselves while the rest is restored here; none runs before start().
+Result<> Machine::create_vcpus(const snapshot::MachineState& state) {
   std::vector<kvm::Vcpu> vcpus;
   vcpus.reserve(state.vcpus.size());
-  // All of them are there before the first one's state can send another an interrupt.
   for (uint32_t index = 0; index < state.vcpus.size(); ++index) {
     vcpus.push_back(TRY(
         with_context(create_vcpu(index, state.vcpus[index].cpuid), format("vcpus[%u]", index))));
   }
-  for (kvm::Vcpu& vcpu : vcpus) {
+  vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this));
+  return {};
+}
+
+Result<> Machine::restore_parts(const snapshot::MachineState& state) {
+  ioapic_.restore(state.ioapic);
+  // What the guest had asked of them waits for resume().
+  devices_->freeze();
+  TRY(devices_->restore(state.devices));
+  for (kvm::Vcpu& vcpu : vcpus_->vcpus()) {
     TRY(with_context(vcpu.restore(state.vcpus[vcpu.index()].state),
                      format("vcpus[%u]", vcpu.index())));
   }
-  return vcpus;
+  return vm_->set_clock(state.clock.clock_ns);
 }
 
 Result<snapshot::MachineState> Machine::state() {

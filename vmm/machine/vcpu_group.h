@@ -48,7 +48,7 @@ class VcpuGroup {
   void request_park();
   bool parked() const;
 
-  /// Only while parked().
+  /// Only while parked(), or before the first run().
   std::vector<kvm::Vcpu>& vcpus() { return vcpus_; }
 
  private:

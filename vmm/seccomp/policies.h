@@ -4,8 +4,8 @@
 // the monitor has the programs (confinement.h), not the rules.
 //
 // Filters stack, and a call has to pass all of them: a thread starts under its creator's. `start`
-// therefore contains the others. A new kind of thread or phase (a restore, for one) is a row here
-// and an enumerator in thread_kind.h.
+// therefore contains the others. A new kind of thread or phase is a row here and an enumerator in
+// thread_kind.h.
 #pragma once
 
 #include "base/seccomp/rule.h"
