@@ -49,24 +49,25 @@ PATIENCE = 150
 
 
 def _load_messages():
-    """The messages of proto/, by protoc: vm, console, event, exec, snapshot, system (public), control (private),
-    status."""
+    """The messages of proto/: vm, console, event, exec, snapshot, system (public); control, agent (private); status."""
     proto = ROOT / "proto"
     with tempfile.TemporaryDirectory(prefix="mayfly-proto-") as folder:
-        files = [*proto.glob("mayfly/v1/*.proto"), *proto.glob("google/rpc/*.proto"), proto / "control.proto"]
+        files = [*proto.glob("mayfly/v1/*.proto"), *proto.glob("google/rpc/*.proto"), proto / "control.proto",
+                 proto / "agent.proto"]
         subprocess.run(["protoc", f"-I{proto}", f"--python_out={folder}", *files], check=True)
         sys.path.insert(0, folder)
         try:
             from google.rpc import error_details_pb2, status_pb2
             from mayfly.v1 import console_pb2, event_pb2, exec_pb2, snapshot_pb2, system_pb2, vm_pb2
+            import agent_pb2
             import control_pb2
         finally:
             sys.path.remove(folder)
-    return (vm_pb2, console_pb2, event_pb2, exec_pb2, snapshot_pb2, system_pb2, control_pb2, status_pb2,
+    return (vm_pb2, console_pb2, event_pb2, exec_pb2, snapshot_pb2, system_pb2, control_pb2, agent_pb2, status_pb2,
             error_details_pb2)
 
 
-(vm_pb, console_pb, event_pb, exec_pb, snapshot_pb, system_pb, control_pb, status_pb,
+(vm_pb, console_pb, event_pb, exec_pb, snapshot_pb, system_pb, control_pb, agent_pb, status_pb,
  error_details_pb) = _load_messages()
 
 

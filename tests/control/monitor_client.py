@@ -52,7 +52,7 @@ class Monitor:
         self.next_id = 1
 
     def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
-                  restore=None, private_memory=True, generation_id=b"", **changes):
+                  initrds=(), restore=None, private_memory=True, generation_id=b"", **changes):
         """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
         `restore`: a Snapshot to go on from instead of a kernel; it keeps its files."""
         self.files = []
@@ -77,6 +77,8 @@ class Monitor:
         message.console.ring_fd = give(self.ring)
         message.console.output_event_fd = give(os.eventfd(0))
         message.console.input_fd = give(input_end)
+        for path in initrds:
+            message.initrd_fds.append(give(os.open(path, os.O_RDONLY)))
         for path in disks:
             message.disks.add(fd=give(os.open(path, os.O_RDWR)))
         if ports is not None:

@@ -229,6 +229,22 @@ TEST_CASE("event_idx: the driver is asked to kick for the next chain only after 
   CHECK(s.driver.kick_wanted());
 }
 
+TEST_CASE("a device with chains waiting is told of the next, once, or that it is there already") {
+  for (const bool event_idx : {true, false}) {
+    Setup s(event_idx);
+    for (int i = 0; i < 3; ++i) s.driver.add({s.driver.writable(4)});
+    CHECK(s.driver.kick_wanted());
+    CHECK_EQ(s.queue.available(), 3);
+    CHECK_FALSE(s.queue.notify_beyond(3));
+    s.driver.add({s.driver.writable(4)});
+    CHECK(s.driver.kick_wanted());
+    CHECK(s.queue.notify_beyond(3));
+    s.queue.reset();
+    CHECK_EQ(s.queue.available(), 0);
+    CHECK_FALSE(s.queue.notify_beyond(3));
+  }
+}
+
 TEST_CASE("a chain added while the ring was being found empty is served at once") {
   Setup s(true);
   s.driver.add({s.driver.writable(4)});
