@@ -71,6 +71,8 @@ TEST_CASE("a VM is as it was after each way in which its monitor can fail to sav
     CHECK(rig.snapshots->get("s").error().code() == Code::kNotFound);
     CHECK(count_entries(rig.store_dir()) == (has_base ? 1 : 0));
     CHECK(open_descriptors() <= descriptors + (has_base ? 0 : 1));  // The store's own.
+    // Nor does it succeed the next time.
+    CHECK(save(rig, "a", "s", has_base).error().reason() == reason);
     REQUIRE(rig.manager->remove("a", true, soon()));
   };
   fails("fake.save=error", "KVM", false);

@@ -97,6 +97,7 @@ Result<> Vm::prepare(Resources& resources, const RestoreSource* source) {
                                        : TRY(Fd::duplicate(source->memory.ref()));
   VmMemory memory{.file = TRY(Fd::duplicate(resources.memory.ref())),
                   .is_private = source != nullptr,
+                  .is_sealed = source != nullptr,
                   .base = source == nullptr ? std::nullopt : source->base};
   {
     std::lock_guard lock(mutex_);

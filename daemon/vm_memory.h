@@ -32,6 +32,8 @@ struct BaseSnapshot {
 struct VmMemory {
   Fd file;
   bool is_private = false;
+  // Nobody can write it any more.
+  bool is_sealed = false;
   std::optional<BaseSnapshot> base;
 };
 

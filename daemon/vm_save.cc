@@ -39,9 +39,12 @@ Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stop
   const uint64_t stop_ns = monotonic_ns();
   auto saved = save_stopped(before, call, stopwatch);
   if (before == VmState::kRunning && (!saved || !plan.stay_paused)) {
-    // The monitor answers in order: this one comes after whatever was given up above.
-    const auto resumed = command(Command::kResume, "resume", VmState::kPaused, VmState::kRunning,
-                                 Call::within(kResumeLimit));
+    // The monitor answers in order: this one comes after whatever was given up above. It is sent
+    // also where nobody waits for it any more.
+    const Call patience = call.check("resume") ? call.at_most(kResumeLimit)
+                                               : Call::within(std::chrono::milliseconds(0));
+    const auto resumed =
+        command(Command::kResume, "resume", VmState::kPaused, VmState::kRunning, patience);
     stopwatch.lap("resume");
     if (saved && !resumed) saved = std::unexpected(resumed.error());
   }
@@ -67,12 +70,14 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
   saved.state = TRY(Fd::memfd("mayfly-state", 0));
   SaveParams params{.state = saved.state.ref(), .changed_pages = std::nullopt, .pagemap = FdRef()};
   Fd pagemap;
+  bool sealed = false;
   {
     // Nobody but us changes it: we have claimed the VM. It goes when the VM ends.
     std::lock_guard lock(mutex_);
     if (state_ == VmState::kStopped) return std::unexpected(stopped_error("save"));
     saved.memory = TRY(Fd::duplicate(memory_.file.ref()));
     saved.base = memory_.base;
+    sealed = memory_.is_sealed;
     if (memory_.is_private) saved.layer = TRY(new_layer());
   }
   jail_->allow_saving(spec_.memory_mib);
@@ -103,8 +108,11 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
   if (saved.layer) {
     TRY(seal_memfd(saved.layer->memory.ref()));
     TRY(seal_memfd(saved.layer->pages.ref()));
-  } else {
+  }
+  if (!sealed) {
     TRY(seal_memfd(saved.memory.ref()));
+    std::lock_guard lock(mutex_);
+    memory_.is_sealed = true;
   }
   stopwatch.lap("save");
   return saved;
