@@ -21,6 +21,17 @@ Result<PageLayer> new_layer() {
                    .pages = TRY(Fd::memfd("mayfly-layer-pages", 0))};
 }
 
+/// Says which pages a monitor has made its own. It is not dumpable, so that the file is root's.
+Result<Fd> open_pagemap(pid_t pid) {
+  auto pagemap = Fd::open(format("/proc/%d/pagemap", pid).c_str(), O_RDONLY);
+  if (pagemap || pagemap.error().code() != Code::kPermissionDenied) return pagemap;
+  return fail_errno(
+      {Code::kFailedPrecondition, "PAGEMAP_DENIED"}, pagemap.error().os_errno(),
+      "save: a VM that was restored, cloned or saved before is saved by a daemon that "
+      "runs as root only: /proc/%d/pagemap",
+      pid);
+}
+
 }  // namespace
 
 Result<> seal_memfd(FdRef memfd) {
@@ -80,15 +91,15 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
     sealed = memory_.is_sealed;
     if (memory_.is_private) saved.layer = TRY(new_layer());
   }
+  if (saved.layer) {
+    pagemap = TRY(open_pagemap(monitor_->pid()));
+    params.changed_pages = LayerParams{saved.layer->memory.ref(), saved.layer->pages.ref()};
+    params.pagemap = pagemap.ref();
+  }
   jail_->allow_saving(spec_.memory_mib);
   if (before == VmState::kRunning) {
     TRY(command(Command::kPause, "pause", VmState::kRunning, VmState::kPaused, call));
     stopwatch.lap("pause");
-  }
-  if (saved.layer) {
-    pagemap = TRY(Fd::open(format("/proc/%d/pagemap", monitor_->pid()).c_str(), O_RDONLY));
-    params.changed_pages = LayerParams{saved.layer->memory.ref(), saved.layer->pages.ref()};
-    params.pagemap = pagemap.ref();
   }
   const bool leaves = !saved.layer;
   const ControlReply reply = TRY(monitor_->call(
