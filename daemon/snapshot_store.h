@@ -82,8 +82,7 @@ class SnapshotStore {
   std::map<std::string, size_t> held_;
 };
 
-/// Of a snapshot or a VM that goes on from one: [a-z0-9][a-z0-9-_.]{0,62} without ".tmp-", which
-/// marks what is being written.
+/// [a-z0-9][a-z0-9-_.]{0,62} without ".tmp-", which marks what is being written.
 Result<> validate_snapshot_id(const std::string& id);
 
 }  // namespace mayfly::daemon
