@@ -6,6 +6,7 @@
 #include "mayfly/v1/console.grpc.pb.h"
 #include "mayfly/v1/event.grpc.pb.h"
 #include "mayfly/v1/exec.grpc.pb.h"
+#include "mayfly/v1/snapshot.grpc.pb.h"
 #include "mayfly/v1/system.grpc.pb.h"
 #include "mayfly/v1/vm.grpc.pb.h"
 
@@ -114,7 +115,12 @@ class StreamImpl final : public Stream<Request, Response> {
 class ClientImpl final : public Client {
  public:
   explicit ClientImpl(const std::shared_ptr<grpc::Channel>& channel)
-      : vms_(channel), execs_(channel), consoles_(channel), events_(channel), system_(channel) {}
+      : vms_(channel),
+        execs_(channel),
+        consoles_(channel),
+        events_(channel),
+        snapshots_(channel),
+        system_(channel) {}
 
   void set_deadline(Time deadline) override { deadline_ = deadline; }
   void cancel_all() override { active_.set_cancelled(true); }
@@ -138,6 +144,12 @@ class ClientImpl final : public Client {
   MAYFLY_UNARY(vms_, GetVm)
   MAYFLY_UNARY(vms_, ListVms)
   MAYFLY_UNARY(vms_, WaitVm)
+  MAYFLY_UNARY(snapshots_, CreateSnapshot)
+  MAYFLY_UNARY(snapshots_, GetSnapshot)
+  MAYFLY_UNARY(snapshots_, ListSnapshots)
+  MAYFLY_UNARY(snapshots_, DeleteSnapshot)
+  MAYFLY_UNARY(snapshots_, VerifySnapshot)
+  MAYFLY_UNARY(snapshots_, RestoreVm)
   MAYFLY_UNARY(system_, GetInfo)
   MAYFLY_UNARY(system_, CheckHost)
 #undef MAYFLY_UNARY
@@ -167,6 +179,12 @@ class ClientImpl final : public Client {
     stream->set_reader(events_.WatchEvents(stream->context(), request));
     return stream;
   }
+  std::unique_ptr<CloneStream> clone(const v1::CloneVmRequest& request) override {
+    auto stream =
+        make<v1::CloneVmRequest, v1::CloneVmResponse, grpc::ClientReader<v1::CloneVmResponse>>();
+    stream->set_reader(snapshots_.CloneVm(stream->context(), request));
+    return stream;
+  }
 
  private:
   template <typename Response, typename Run>
@@ -188,6 +206,7 @@ class ClientImpl final : public Client {
   v1::ExecService::Stub execs_;
   v1::ConsoleService::Stub consoles_;
   v1::EventService::Stub events_;
+  v1::SnapshotService::Stub snapshots_;
   v1::SystemService::Stub system_;
 };
 

@@ -9,6 +9,7 @@
 #include "mayfly/v1/console.pb.h"
 #include "mayfly/v1/event.pb.h"
 #include "mayfly/v1/exec.pb.h"
+#include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/system.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
@@ -39,6 +40,7 @@ using ExecStream = Stream<v1::ExecRequest, v1::ExecResponse>;
 using ConsoleStream = Stream<v1::ReadConsoleRequest, v1::ReadConsoleResponse>;
 using AttachStream = Stream<v1::AttachConsoleRequest, v1::AttachConsoleResponse>;
 using EventStream = Stream<v1::WatchEventsRequest, v1::WatchEventsResponse>;
+using CloneStream = Stream<v1::CloneVmRequest, v1::CloneVmResponse>;
 
 class Client {
  public:
@@ -59,6 +61,12 @@ class Client {
   virtual Result<v1::GetVmResponse> call(const v1::GetVmRequest& request) = 0;
   virtual Result<v1::ListVmsResponse> call(const v1::ListVmsRequest& request) = 0;
   virtual Result<v1::WaitVmResponse> call(const v1::WaitVmRequest& request) = 0;
+  virtual Result<v1::CreateSnapshotResponse> call(const v1::CreateSnapshotRequest& request) = 0;
+  virtual Result<v1::GetSnapshotResponse> call(const v1::GetSnapshotRequest& request) = 0;
+  virtual Result<v1::ListSnapshotsResponse> call(const v1::ListSnapshotsRequest& request) = 0;
+  virtual Result<v1::DeleteSnapshotResponse> call(const v1::DeleteSnapshotRequest& request) = 0;
+  virtual Result<v1::VerifySnapshotResponse> call(const v1::VerifySnapshotRequest& request) = 0;
+  virtual Result<v1::RestoreVmResponse> call(const v1::RestoreVmRequest& request) = 0;
   virtual Result<v1::GetInfoResponse> call(const v1::GetInfoRequest& request) = 0;
   virtual Result<v1::CheckHostResponse> call(const v1::CheckHostRequest& request) = 0;
 
@@ -66,6 +74,7 @@ class Client {
   virtual std::unique_ptr<AttachStream> attach_console() = 0;
   virtual std::unique_ptr<ConsoleStream> read_console(const v1::ReadConsoleRequest& request) = 0;
   virtual std::unique_ptr<EventStream> watch_events(const v1::WatchEventsRequest& request) = 0;
+  virtual std::unique_ptr<CloneStream> clone(const v1::CloneVmRequest& request) = 0;
 
   /// Ends all calls that are under way, and lets no new one begin until allow_calls().
   virtual void cancel_all() = 0;

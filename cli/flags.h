@@ -17,6 +17,13 @@ struct GlobalFlags {
   double timeout_s = 0;
 };
 
+struct LimitFlags {
+  std::optional<double> cpus;
+  std::optional<uint32_t> cpu_weight;
+  std::optional<uint64_t> memory_limit_mib;
+  std::optional<uint32_t> pids_max;
+};
+
 struct VmFlags {
   std::string kernel;
   std::string rootfs;
@@ -30,11 +37,7 @@ struct VmFlags {
   bool no_agent = false;
   bool allow_slow_kvm = false;
   bool debug_serial = false;
-  // Limits.
-  std::optional<double> cpus;
-  std::optional<uint32_t> cpu_weight;
-  std::optional<uint64_t> memory_limit_mib;
-  std::optional<uint32_t> pids_max;
+  LimitFlags limits;
   std::vector<std::string> disk_limits;
 };
 
@@ -89,6 +92,33 @@ struct StopFlags {
 struct RemoveFlags {
   std::vector<std::string> vm_ids;
   bool force = false;
+};
+
+struct SnapshotFlags {
+  std::string vm_id;
+  std::string snapshot_id;
+  bool diff = false;
+  bool stay_paused = false;
+  bool caller_keeps_disks = false;
+};
+
+/// Of VMs that go on from a snapshot or a VM.
+struct RestoreFlags {
+  // Of /dev/vda, /dev/vdb, ...
+  std::vector<std::string> disks;
+  std::optional<uint64_t> guest_cid;
+  bool paused = false;
+  bool allow_slow_kvm = false;
+  LimitFlags limits;
+  // `restore` alone.
+  std::string snapshot_id;
+  std::string vm_id;
+  bool verify_memory = false;
+  std::string request_id;
+  // `clone` alone: one of snapshot_id and source_vm_id.
+  std::string source_vm_id;
+  std::vector<std::string> clone_ids;
+  bool caller_keeps_disks = false;
 };
 
 }  // namespace mayfly::cli

@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/run.h"
+#include "cli/snapshots.h"
 
 #include <CLI/CLI.hpp>
 
@@ -27,6 +28,9 @@ struct Everything {
   EventFlags events;
   StopFlags stop;
   RemoveFlags remove;
+  SnapshotFlags snapshot;
+  RestoreFlags restore;
+  std::vector<std::string> snapshot_ids;
   CommandFlags exec;
   std::string vm_id;
   // What follows the first `--`: a command for the guest, whose flags are not ours.
@@ -37,6 +41,24 @@ struct Everything {
 void take_command(Everything& all, CommandFlags& flags) {
   flags.argv.insert(flags.argv.end(), all.guest_command.begin(), all.guest_command.end());
   if (flags.argv.empty()) throw CLI::RequiredError("a command after --");
+}
+
+void add_limit_flags(CLI::App* command, LimitFlags& flags) {
+  command
+      ->add_option("--cpus", flags.cpus,
+                   "CPU time it may use, in CPUs: 0.01 to 1024 (default: no limit)")
+      ->type_name("N.N");
+  command->add_option("--cpu-weight", flags.cpu_weight,
+                      "its share where CPUs are short: 1 to 10000 (default: 100)");
+  command
+      ->add_option("--memory-limit-mib", flags.memory_limit_mib,
+                   "memory for guest and monitor together (default: the guest's and 64 MiB, and "
+                   "1/128 of it)")
+      ->type_name("M");
+  command
+      ->add_option("--pids-max", flags.pids_max,
+                   "threads of the monitor (default: its vCPUs and 64)")
+      ->type_name("N");
 }
 
 void add_vm_flags(CLI::App* command, VmFlags& flags) {
@@ -68,21 +90,7 @@ void add_vm_flags(CLI::App* command, VmFlags& flags) {
                     "try although this host's KVM only emulates a guest's kernel");
   command->add_flag("--debug-serial", flags.debug_serial,
                     "an 8250 serial port, for a kernel that dies early");
-  command
-      ->add_option("--cpus", flags.cpus,
-                   "CPU time it may use, in CPUs: 0.01 to 1024 (default: no limit)")
-      ->type_name("N.N");
-  command->add_option("--cpu-weight", flags.cpu_weight,
-                      "its share where CPUs are short: 1 to 10000 (default: 100)");
-  command
-      ->add_option("--memory-limit-mib", flags.memory_limit_mib,
-                   "memory for guest and monitor together (default: the guest's and 64 MiB, and "
-                   "1/128 of it)")
-      ->type_name("M");
-  command
-      ->add_option("--pids-max", flags.pids_max,
-                   "threads of the monitor (default: its vCPUs and 64)")
-      ->type_name("N");
+  add_limit_flags(command, flags.limits);
   command
       ->add_option("--disk-limit", flags.disk_limits,
                    "vda, vdb, ... then any of read-bytes, write-bytes, read-ops, write-ops, by "
@@ -214,6 +222,87 @@ void add_streams(CLI::App& app, Everything& all) {
   events_command->callback([&] { all.action = [&] { return events(all.global, all.events); }; });
 }
 
+void add_snapshot_id(CLI::App& app, Everything& all, const char* name, const char* description,
+                     int (*action)(const GlobalFlags&, const std::string&)) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->add_option("snapshot", all.snapshot.snapshot_id, "the snapshot's id")->required();
+  command->callback([&all, action] {
+    all.action = [&all, action] { return action(all.global, all.snapshot.snapshot_id); };
+  });
+}
+
+void add_snapshot(CLI::App& app, Everything& all) {
+  CLI::App* snapshot =
+      app.add_subcommand("snapshot", "Save VMs, and look after what was saved of them");
+  snapshot->require_subcommand(1);
+  CLI::App* create_command =
+      snapshot->add_subcommand("create", "Save a running or paused VM, which goes on");
+  create_command->add_option("vm", all.snapshot.vm_id, "the VM's id")->required();
+  create_command
+      ->add_option("snapshot", all.snapshot.snapshot_id,
+                   "the snapshot's id: [a-z0-9][a-z0-9-_.]{0,62}")
+      ->required();
+  create_command->add_flag("--diff", all.snapshot.diff,
+                           "only what changed since the VM's first snapshot, or the one that it "
+                           "was restored from");
+  create_command->add_flag("--stay-paused", all.snapshot.stay_paused,
+                           "leave the VM paused afterwards");
+  create_command->add_flag("--caller-keeps-disks", all.snapshot.caller_keeps_disks,
+                           "what is on disks that it can write to is not saved: you keep a copy");
+  create_command->footer("  mayfly snapshot create web warm && mayfly restore warm web2");
+  create_command->callback(
+      [&] { all.action = [&] { return create_snapshot(all.global, all.snapshot); }; });
+  snapshot->add_subcommand("list", "List snapshots")->callback([&] {
+    all.action = [&] { return list_snapshots(all.global); };
+  });
+  add_snapshot_id(*snapshot, all, "inspect", "Print everything about a snapshot, as JSON",
+                  inspect_snapshot);
+  add_snapshot_id(*snapshot, all, "verify",
+                  "Read every byte of a snapshot, and of those that it stands on", verify_snapshot);
+  CLI::App* delete_command = snapshot->add_subcommand("delete", "Remove snapshots");
+  delete_command->add_option("snapshot", all.snapshot_ids, "the snapshots' ids")->required();
+  delete_command->callback(
+      [&] { all.action = [&] { return delete_snapshots(all.global, all.snapshot_ids); }; });
+}
+
+void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
+  command->add_option("--disk", flags.disks, "a file for each of its disks, in their order")
+      ->type_name("IMG")
+      ->allow_extra_args(false);
+  command->add_option("--guest-cid", flags.guest_cid, "its vsock address (default: a random one)");
+  command->add_flag("--paused", flags.paused, "do not run it yet");
+  command->add_flag("--allow-slow-kvm", flags.allow_slow_kvm,
+                    "try although this host's KVM only emulates a guest's kernel");
+  add_limit_flags(command, flags.limits);
+}
+
+void add_restore_clone(CLI::App& app, Everything& all) {
+  CLI::App* restore_command =
+      app.add_subcommand("restore", "Make a VM that goes on from a snapshot");
+  restore_command->add_option("snapshot", all.restore.snapshot_id, "the snapshot's id")->required();
+  restore_command->add_option("vm", all.restore.vm_id, "the new VM's id")->required();
+  add_restore_flags(restore_command, all.restore);
+  restore_command->add_flag("--verify-memory", all.restore.verify_memory,
+                            "read all of the memory first");
+  restore_command->add_option("--request-id", all.restore.request_id,
+                              "make repeating this very command harmless: same id, same answer");
+  restore_command->footer("  mayfly restore warm web2 --disk web.ext4");
+  restore_command->callback([&] { all.action = [&] { return restore(all.global, all.restore); }; });
+
+  CLI::App* clone_command =
+      app.add_subcommand("clone", "Make many VMs that go on from one snapshot or live VM");
+  clone_command->add_option("vms", all.restore.clone_ids, "the new VMs' ids")->required();
+  clone_command->add_option("--snapshot", all.restore.snapshot_id, "clone this snapshot")
+      ->type_name("ID");
+  clone_command->add_option("--vm", all.restore.source_vm_id, "clone this VM, which goes on")
+      ->type_name("ID");
+  add_restore_flags(clone_command, all.restore);
+  clone_command->add_flag("--caller-keeps-disks", all.restore.caller_keeps_disks,
+                          "what is on disks that the VM can write to is yours to copy");
+  clone_command->footer("  mayfly clone --snapshot warm a b c\n  mayfly clone --vm web a b c");
+  clone_command->callback([&] { all.action = [&] { return clone(all.global, all.restore); }; });
+}
+
 int run_program(int argc, char** argv) {
   Everything all;
   CLI::App app("mayfly runs microVMs.");
@@ -239,6 +328,8 @@ int run_program(int argc, char** argv) {
   add_wait_stop_rm(app, all);
   add_exec(app, all);
   add_streams(app, all);
+  add_snapshot(app, all);
+  add_restore_clone(app, all);
   app.add_subcommand("doctor", "Tell what this host can do, what it lacks, and what mends it")
       ->callback([&] { all.action = [&] { return doctor(all.global); }; });
   app.add_subcommand("version", "Print versions")->callback([&] {

@@ -113,6 +113,24 @@ std::string vm_table(const google::protobuf::RepeatedPtrField<v1::Vm>& vms) {
   return table(rows);
 }
 
+std::string snapshot_table(const google::protobuf::RepeatedPtrField<v1::Snapshot>& snapshots) {
+  std::vector<std::vector<std::string>> rows = {
+      {"ID", "KIND", "PARENT", "VCPUS", "MEMORY", "STORED", "AGE"}};
+  for (const v1::Snapshot& snapshot : snapshots) {
+    if (!snapshot.damage().empty()) {
+      rows.push_back({snapshot.snapshot_id(), "DAMAGED: " + snapshot.damage()});
+      continue;
+    }
+    rows.push_back(
+        {snapshot.snapshot_id(), without_prefix(v1::SnapshotKind_Name(snapshot.kind()), 14),
+         snapshot.parent_id().empty() ? "-" : snapshot.parent_id(),
+         std::to_string(snapshot.vcpus()), std::to_string(snapshot.memory_mib()) + " MiB",
+         format("%.1f MiB", static_cast<double>(snapshot.stored_bytes()) / (1 << 20)),
+         age_of(snapshot.create_time())});
+  }
+  return table(rows);
+}
+
 std::string event_line(const v1::Event& event) {
   std::string what;
   switch (event.what_case()) {

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/flags.h"
 #include "mayfly/v1/event.pb.h"
+#include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/system.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
@@ -29,6 +30,7 @@ std::string short_name(v1::VmState state);
 std::string short_name(v1::ExitReason reason);
 
 std::string vm_table(const google::protobuf::RepeatedPtrField<v1::Vm>& vms);
+std::string snapshot_table(const google::protobuf::RepeatedPtrField<v1::Snapshot>& snapshots);
 std::string event_line(const v1::Event& event);
 std::string check_table(const v1::CheckHostResponse& response);
 

@@ -62,21 +62,33 @@ Result<> add_disk_limit(const std::string& text, v1::VmSpec& spec) {
   return {};
 }
 
-Result<> add_limits(const VmFlags& flags, v1::VmSpec& spec) {
-  v1::ResourceLimits* limits = spec.mutable_limits();
+}  // namespace
+
+v1::ResourceLimits make_limits(const LimitFlags& flags) {
+  v1::ResourceLimits limits;
   if (flags.cpus) {
     // What is no number of CPUs at all is for the daemon to refuse, with its bounds.
     const double milli = std::round(*flags.cpus * 1000);
-    limits->set_cpu_milli(milli >= 0 && milli < UINT32_MAX ? static_cast<uint32_t>(milli) : 0);
+    limits.set_cpu_milli(milli >= 0 && milli < UINT32_MAX ? static_cast<uint32_t>(milli) : 0);
   }
-  if (flags.cpu_weight) limits->set_cpu_weight(*flags.cpu_weight);
-  if (flags.memory_limit_mib) limits->set_memory_mib(*flags.memory_limit_mib);
-  if (flags.pids_max) limits->set_pids_max(*flags.pids_max);
-  for (const std::string& text : flags.disk_limits) TRY(add_disk_limit(text, spec));
-  return {};
+  if (flags.cpu_weight) limits.set_cpu_weight(*flags.cpu_weight);
+  if (flags.memory_limit_mib) limits.set_memory_mib(*flags.memory_limit_mib);
+  if (flags.pids_max) limits.set_pids_max(*flags.pids_max);
+  return limits;
 }
 
-}  // namespace
+v1::RestoreOverrides make_overrides(const RestoreFlags& flags) {
+  v1::RestoreOverrides overrides;
+  for (const std::string& path : flags.disks) {
+    v1::DiskOverride* disk = overrides.add_disks();
+    disk->set_index(static_cast<uint32_t>(overrides.disks_size() - 1));
+    disk->set_path(absolute(path));
+  }
+  if (flags.guest_cid) overrides.set_guest_cid(*flags.guest_cid);
+  *overrides.mutable_limits() = make_limits(flags.limits);
+  overrides.set_allow_slow_kvm(flags.allow_slow_kvm);
+  return overrides;
+}
 
 Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installation) {
   v1::VmSpec spec;
@@ -108,7 +120,8 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
   if (flags.no_agent) spec.set_agent(false);
   spec.set_allow_slow_kvm(flags.allow_slow_kvm);
   spec.set_debug_serial(flags.debug_serial);
-  TRY(add_limits(flags, spec));
+  *spec.mutable_limits() = make_limits(flags.limits);
+  for (const std::string& text : flags.disk_limits) TRY(add_disk_limit(text, spec));
   return spec;
 }
 

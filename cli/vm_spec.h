@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/flags.h"
 #include "cli/private_daemon.h"
+#include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
 namespace mayfly::cli {
@@ -13,5 +14,10 @@ namespace mayfly::cli {
 /// The kernel defaults to the installation's, and so does the root image, read-only so that many
 /// VMs share it, unless an initrd is given. `--rootfs none`: no root image.
 Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installation);
+
+v1::ResourceLimits make_limits(const LimitFlags& flags);
+
+/// Disks in their order, their paths made absolute.
+v1::RestoreOverrides make_overrides(const RestoreFlags& flags);
 
 }  // namespace mayfly::cli

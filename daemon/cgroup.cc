@@ -146,6 +146,15 @@ std::vector<FdRef> VmCgroup::procs() const {
   return files;
 }
 
+void VmCgroup::raise_memory(uint64_t mib) {
+  if (!limits_.memory_mib) return;
+  const auto bytes = static_cast<ull>((*limits_.memory_mib + mib) << 20);
+  if (const int error = write_file(memory_limit_, format("%llu", bytes)); error != 0) {
+    log(LogLevel::kWarning, "%s: cannot be raised to %llu: %s", memory_limit_.c_str(), bytes,
+        std::strerror(error));
+  }
+}
+
 bool VmCgroup::killed_for_memory() const {
   // "... oom_kill N ..." in both versions' files.
   std::istringstream words(memory_events_.empty() ? "" : read_file(memory_events_));
@@ -250,6 +259,8 @@ Result<> VmCgroup::set_limits(const CgroupParent& parent, const GroupLimits& lim
   if (memory.version != 0) {
     memory_events_ =
         memory.dir + "/" + name_ + (memory.version == 2 ? "/memory.events" : "/memory.oom_control");
+    memory_limit_ =
+        memory.dir + "/" + name_ + (memory.version == 2 ? "/memory.max" : "/memory.limit_in_bytes");
   }
   return {};
 }

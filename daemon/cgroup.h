@@ -50,7 +50,9 @@ class VmCgroup {
   std::vector<FdRef> procs() const;
   /// Nobody is to be born or moved here any more.
   void close_descriptors();
-  /// What holds, defaults included.
+  /// As much memory more, where it is limited; a warning where that fails.
+  void raise_memory(uint64_t mib);
+  /// What was set when it was made, defaults included.
   const ResourceLimits& limits() const { return limits_; }
   const std::vector<std::string>& paths() const { return paths_; }
 
@@ -77,6 +79,7 @@ class VmCgroup {
   Fd directory_;
   std::vector<Fd> procs_;
   std::string memory_events_;
+  std::string memory_limit_;
   ResourceLimits limits_;
 };
 

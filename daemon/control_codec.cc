@@ -18,6 +18,11 @@ uint32_t place(ControlPacket& packet, FdRef fd) {
   return static_cast<uint32_t>(packet.fds.size() - 1);
 }
 
+void place(ControlPacket& packet, const LayerParams& layer, control::Layer& out) {
+  out.set_memory_fd(place(packet, layer.memory));
+  out.set_pages_fd(place(packet, layer.pages));
+}
+
 MonitorPhases from_proto(const control::Phases& in) {
   return {in.main_ns(),   in.received_ns(), in.memory_ns(), in.vm_ns(),
           in.kernel_ns(), in.devices_ns(),  in.vcpus_ns(),  in.running_ns()};
@@ -61,7 +66,7 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
   out.set_cmdline(params.cmdline);
   out.set_kvm_fd(place(packet, params.kvm));
   out.set_memory_fd(place(packet, params.memory));
-  out.set_kernel_fd(place(packet, params.kernel));
+  if (!params.restore) out.set_kernel_fd(place(packet, params.kernel));
   for (const FdRef initrd : params.initrds) out.add_initrd_fds(place(packet, initrd));
   for (const ConfigureDisk& disk : params.disks) {
     control::Disk& added = *out.add_disks();
@@ -84,6 +89,32 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
   out.set_start(params.start);
   out.set_end_on_disconnect(params.end_on_disconnect);
   out.set_debug_serial(params.debug_serial);
+  if (params.restore) {
+    control::Restore& restore = *out.mutable_restore();
+    restore.set_state_fd(place(packet, params.restore->state));
+    restore.set_private_memory(true);
+    for (const LayerParams& layer : params.restore->layers) {
+      place(packet, layer, *restore.add_layers());
+    }
+    restore.set_generation_id(params.restore->generation_id);
+  }
+  packet.bytes = request.SerializeAsString();
+  return packet;
+}
+
+ControlPacket encode_save(uint64_t id, const SaveParams& params) {
+  ControlPacket packet;
+  control::Request request;
+  request.set_id(id);
+  control::Save& out = *request.mutable_save();
+  out.set_state_fd(place(packet, params.state));
+  if (params.changed_pages) {
+    control::ChangedPages& changed = *out.mutable_changed_pages();
+    place(packet, *params.changed_pages, *changed.mutable_layer());
+    changed.set_pagemap_fd(place(packet, params.pagemap));
+  } else {
+    out.set_leave_memory(true);
+  }
   packet.bytes = request.SerializeAsString();
   return packet;
 }
@@ -125,13 +156,18 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
     return fail({Code::kUnavailable, "MONITOR_REPLY"},
                 "the monitor sent a malformed reply of %zu bytes", packet.size());
   }
-  ControlReply reply{.id = in.id(), .error = std::nullopt, .phases = std::nullopt};
+  ControlReply reply{
+      .id = in.id(), .error = std::nullopt, .phases = std::nullopt, .saved = std::nullopt};
   if (in.has_status() && in.status().code() != 0) {
     reply.error =
         Error::received(code_from_number(in.status().code()), printable(in.status().reason(), 64),
                         printable(in.status().message(), kMaxTextBytes));
   }
   if (in.has_phases()) reply.phases = from_proto(in.phases());
+  if (in.has_saved()) {
+    reply.saved =
+        MonitorSaved{.tsc_khz = in.saved().tsc_khz(), .page_count = in.saved().page_count()};
+  }
   return reply;
 }
 

@@ -36,6 +36,22 @@ struct HostPort {
   FdRef fd;
 };
 
+/// Some pages of a memory, and which; control.proto's Layer.
+struct LayerParams {
+  FdRef memory;
+  FdRef pages;
+};
+
+inline constexpr size_t kGenerationIdBytes = 16;
+
+/// A machine that goes on from what was saved: its memory is mapped private.
+struct RestoreParams {
+  FdRef state;
+  std::vector<LayerParams> layers;
+  // kGenerationIdBytes.
+  std::string generation_id;
+};
+
 struct ConfigureParams {
   uint32_t vcpus = 0;
   uint64_t memory_bytes = 0;
@@ -54,12 +70,24 @@ struct ConfigureParams {
   bool start = false;
   bool end_on_disconnect = false;
   bool debug_serial = false;
+  // Then neither kernel, initrds nor cmdline count.
+  std::optional<RestoreParams> restore;
+};
+
+struct SaveParams {
+  // Empty.
+  FdRef state;
+  // Absent: the memory is left behind. Both files empty.
+  std::optional<LayerParams> changed_pages;
+  // With changed_pages.
+  FdRef pagemap;
 };
 
 enum class Command { kStart, kPause, kResume, kStop };
 
 ControlPacket encode_configure(uint64_t id, const ConfigureParams& params);
 ControlPacket encode_command(uint64_t id, Command command);
+ControlPacket encode_save(uint64_t id, const SaveParams& params);
 ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd);
 
 /// CLOCK_MONOTONIC in ns as each step ended; 0: not reached.
@@ -91,10 +119,16 @@ struct MonitorStats {
   uint64_t console_bytes = 0;
 };
 
+struct MonitorSaved {
+  uint32_t tsc_khz = 0;
+  uint64_t page_count = 0;
+};
+
 struct ControlReply {
   uint64_t id = 0;
   std::optional<Error> error;
   std::optional<MonitorPhases> phases;
+  std::optional<MonitorSaved> saved;
 };
 
 Result<ControlReply> parse_reply(std::span<const std::byte> packet);

@@ -9,29 +9,11 @@ namespace mayfly::daemon {
 
 namespace {
 
-void set_time(int64_t unix_us, google::protobuf::Timestamp* out) {
-  out->set_seconds(unix_us / 1'000'000);
-  out->set_nanos(static_cast<int32_t>(unix_us % 1'000'000 * 1000));
-}
-
 DiskSpec from_proto(const v1::Disk& in) {
-  DiskSpec disk{
-      .path = in.path(), .read_only = in.read_only(), .serial = in.serial(), .limits = {}};
-  const v1::DiskLimits& limits = in.limits();
-  if (limits.has_read_bytes_per_s()) disk.limits.read_bytes_per_s = limits.read_bytes_per_s();
-  if (limits.has_write_bytes_per_s()) disk.limits.write_bytes_per_s = limits.write_bytes_per_s();
-  if (limits.has_read_ops_per_s()) disk.limits.read_ops_per_s = limits.read_ops_per_s();
-  if (limits.has_write_ops_per_s()) disk.limits.write_ops_per_s = limits.write_ops_per_s();
-  return disk;
-}
-
-ResourceLimits from_proto(const v1::ResourceLimits& in) {
-  ResourceLimits limits;
-  if (in.has_cpu_milli()) limits.cpu_milli = in.cpu_milli();
-  if (in.has_cpu_weight()) limits.cpu_weight = in.cpu_weight();
-  if (in.has_memory_mib()) limits.memory_mib = in.memory_mib();
-  if (in.has_pids_max()) limits.pids_max = in.pids_max();
-  return limits;
+  return {.path = in.path(),
+          .read_only = in.read_only(),
+          .serial = in.serial(),
+          .limits = daemon::from_proto(in.limits())};
 }
 
 void to_proto(const ResourceLimits& in, v1::ResourceLimits* out) {
@@ -67,7 +49,7 @@ VmSpec from_proto(const v1::VmSpec& in) {
   if (in.has_console_kib()) spec.console_kib = in.console_kib();
   spec.allow_slow_kvm = in.allow_slow_kvm();
   spec.debug_serial = in.debug_serial();
-  spec.limits = from_proto(in.limits());
+  spec.limits = daemon::from_proto(in.limits());
   return spec;
 }
 
@@ -165,6 +147,29 @@ Result<> refuse_unknown_in(const google::protobuf::Message& message, int depth) 
 
 }  // namespace
 
+void set_time(int64_t unix_us, google::protobuf::Timestamp* out) {
+  out->set_seconds(unix_us / 1'000'000);
+  out->set_nanos(static_cast<int32_t>(unix_us % 1'000'000 * 1000));
+}
+
+DiskLimits from_proto(const v1::DiskLimits& in) {
+  DiskLimits limits;
+  if (in.has_read_bytes_per_s()) limits.read_bytes_per_s = in.read_bytes_per_s();
+  if (in.has_write_bytes_per_s()) limits.write_bytes_per_s = in.write_bytes_per_s();
+  if (in.has_read_ops_per_s()) limits.read_ops_per_s = in.read_ops_per_s();
+  if (in.has_write_ops_per_s()) limits.write_ops_per_s = in.write_ops_per_s();
+  return limits;
+}
+
+ResourceLimits from_proto(const v1::ResourceLimits& in) {
+  ResourceLimits limits;
+  if (in.has_cpu_milli()) limits.cpu_milli = in.cpu_milli();
+  if (in.has_cpu_weight()) limits.cpu_weight = in.cpu_weight();
+  if (in.has_memory_mib()) limits.memory_mib = in.memory_mib();
+  if (in.has_pids_max()) limits.pids_max = in.pids_max();
+  return limits;
+}
+
 v1::JailMode to_proto(JailMode mode) {
   switch (mode) {
     case JailMode::kRoot:
@@ -224,6 +229,8 @@ void to_proto(const VmView& in, v1::Vm* out) {
   set_time(in.create_unix_us, out->mutable_create_time());
   out->set_monitor_pid(in.monitor_pid);
   out->set_cmdline(in.cmdline);
+  out->set_restored_from(in.restored_from);
+  out->set_guest_cid(in.spec.agent ? in.spec.guest_cid : 0);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());
   if (in.jail) {

@@ -26,12 +26,15 @@ namespace v1 = ::mayfly::v1;
 /// the caller meant something by it.
 Result<> refuse_unknown_fields(const google::protobuf::Message& message);
 
+DiskLimits from_proto(const v1::DiskLimits& in);
+ResourceLimits from_proto(const v1::ResourceLimits& in);
 Result<CreateRequest> from_proto(const v1::CreateVmRequest& in);
 Result<WaitGoal> from_proto(const v1::WaitVmRequest& in);
 ExecStart from_proto(const v1::ExecStart& in);
 WindowSize from_proto(const v1::WindowSize& in);
 
 v1::JailMode to_proto(JailMode mode);
+void set_time(int64_t unix_us, google::protobuf::Timestamp* out);
 void to_proto(const VmView& in, v1::Vm* out);
 void to_proto(const PhaseTimes& in, v1::PhaseTimes* out);
 void to_proto(const ConsoleChunk& in, v1::ConsoleChunk* out);

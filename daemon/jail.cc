@@ -69,6 +69,11 @@ std::pair<std::string, std::string> user_namespace_advice() {
           "run mayflyd as root, or allow unshare(CLONE_NEWUSER) in the container's profile"};
 }
 
+void VmJail::allow_saving(uint64_t guest_mib) {
+  std::lock_guard lock(mutex_);
+  if (!std::exchange(allows_saving_, true) && cgroup_) cgroup_->raise_memory(2 * guest_mib);
+}
+
 void VmJail::launched() {
   std::lock_guard lock(mutex_);
   if (cgroup_) cgroup_->close_descriptors();

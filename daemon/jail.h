@@ -62,6 +62,9 @@ class VmJail {
   bool killed_for_memory() const { return cgroup_ && cgroup_->killed_for_memory(); }
   /// No file can be written beyond this. Before plan() is used.
   void limit_files(uint64_t max_bytes) { plan_.max_file_bytes = max_bytes; }
+  /// A VM is about to be saved, which may leave its memory behind and copy its pages: each is as
+  /// much again, once. Any thread.
+  void allow_saving(uint64_t guest_mib);
   /// The monitor is in its group: closes what brought it there. The thread that launches it.
   void launched();
   /// The monitor has been reaped: gives back what goes without waiting. The reactor's thread.
@@ -76,6 +79,7 @@ class VmJail {
   // Guarded by mutex_. The id is given back after the group is gone.
   IdLease id_;
   std::unique_ptr<VmCgroup> cgroup_;
+  bool allows_saving_ = false;
 };
 
 class JailHost {

@@ -6,6 +6,7 @@
 #include "daemon/confine_sys.h"
 #include "daemon/jail.h"
 #include "daemon/server.h"
+#include "daemon/snapshot_store.h"
 #include "daemon/state_dir.h"
 #include "daemon/unix_socket_sys.h"
 
@@ -35,6 +36,7 @@ constexpr int kFdTableSize = 16384;
 struct Flags {
   std::string socket;
   std::string state_dir;
+  std::string snapshot_dir;
   std::string vmm;
   std::string jailer;
   std::string jail = "auto";
@@ -80,6 +82,10 @@ Result<> fill_defaults(Flags& flags) {
   TRY(check_socket_path("--socket", flags.socket));
   if (TRY(make_dir(socket_dir(flags)))) flags.made_socket_dir = true;
   if (flags.state_dir.empty()) flags.state_dir = socket_dir(flags) + "/state";
+  if (flags.snapshot_dir.empty()) {
+    const std::string state_dir(flags.state_dir, 0, flags.state_dir.find_last_not_of('/') + 1);
+    flags.snapshot_dir = state_dir.substr(0, state_dir.rfind('/')) + "/snapshots";
+  }
   if (::access(flags.vmm.c_str(), X_OK) != 0) {
     return fail_errno({Code::kNotFound, "VMM_MISSING"}, errno, "--vmm: cannot run %s",
                       flags.vmm.c_str());
@@ -141,6 +147,7 @@ Result<> serve(Flags& flags, FdRef signals) {
   TRY(fill_defaults(flags));
   // Locked before anything of this state directory's VMs is swept.
   auto state_dir = TRY(StateDir::open(flags.state_dir));
+  auto snapshots = TRY(SnapshotStore::open(flags.snapshot_dir));
   auto jails = TRY(JailHost::open({.mode = flags.jail,
                                    .uid_range = flags.uid_range,
                                    .cgroup_parent = flags.cgroup_parent,
@@ -152,12 +159,13 @@ Result<> serve(Flags& flags, FdRef signals) {
   log(LogLevel::kInfo, "jail: %s%s%s", jail_mode_name(jails->mode()),
       jails->reason().empty() ? "" : ", since ", jails->reason().c_str());
   TRY(confine_ourselves(*jails));
-  const auto server = TRY(Server::create({.socket_path = flags.socket,
-                                          .agent_initrd = flags.agent_initrd,
-                                          .kvm_device = flags.kvm_device},
-                                         std::move(state_dir), std::move(jails)));
-  log(LogLevel::kInfo, "serving on unix:%s, state in %s", flags.socket.c_str(),
-      flags.state_dir.c_str());
+  const auto server =
+      TRY(Server::create({.socket_path = flags.socket,
+                          .agent_initrd = flags.agent_initrd,
+                          .kvm_device = flags.kvm_device},
+                         {std::move(state_dir), std::move(snapshots)}, std::move(jails)));
+  log(LogLevel::kInfo, "serving on unix:%s, state in %s, snapshots in %s", flags.socket.c_str(),
+      flags.state_dir.c_str(), flags.snapshot_dir.c_str());
   tell_client(flags.private_fd, "ready unix:" + flags.socket);
   server->stop(wait_for_end(signals, flags.private_fd));
   return {};
@@ -188,6 +196,9 @@ int main(int argc, char** argv) {
       "for root /run/mayfly/mayflyd.sock)");
   app.add_option("--state-dir", flags.state_dir,
                  "directory for running VMs' files (default: state, beside the socket)");
+  app.add_option("--snapshot-dir", flags.snapshot_dir,
+                 "directory for snapshots, which outlive this daemon; made with the first of them "
+                 "(default: snapshots, beside the state directory)");
   app.add_option("--vmm", flags.vmm,
                  "the monitor program (default: mayfly-vmm beside this program)");
   app.add_option("--jailer", flags.jailer,

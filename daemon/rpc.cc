@@ -2,14 +2,13 @@
 #include "daemon/rpc.h"
 
 #include "google/rpc/error_details.pb.h"
-#include "google/rpc/status.pb.h"
 
 #include <chrono>
 #include <string>
 
 namespace mayfly::daemon {
 
-grpc::Status to_status(const Error& error) {
+google::rpc::Status to_proto(const Error& error) {
   google::rpc::ErrorInfo info;
   info.set_reason(error.reason());
   info.set_domain("mayfly");
@@ -18,8 +17,12 @@ grpc::Status to_status(const Error& error) {
   status.set_code(static_cast<int32_t>(error.code()));
   status.set_message(error.message());
   status.add_details()->PackFrom(info);
+  return status;
+}
+
+grpc::Status to_status(const Error& error) {
   return grpc::Status(static_cast<grpc::StatusCode>(error.code()), error.message(),
-                      status.SerializeAsString());
+                      to_proto(error).SerializeAsString());
 }
 
 Call deadline_of(const grpc::ServerContextBase& context) {

@@ -6,13 +6,17 @@
 
 #include "base/error.h"
 #include "daemon/call.h"
+#include "google/rpc/status.pb.h"
 
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
 namespace mayfly::daemon {
 
-/// The code and message, and a google.rpc.Status with one ErrorInfo in grpc-status-details-bin.
+/// The code and message, and one ErrorInfo.
+google::rpc::Status to_proto(const Error& error);
+
+/// The same, with that in grpc-status-details-bin.
 grpc::Status to_status(const Error& error);
 
 /// The caller's deadline alone.

@@ -3,7 +3,10 @@
 
 #include "daemon/console_service.h"
 #include "daemon/exec_service.h"
+#include "daemon/host_description_sys.h"
 #include "daemon/listener.h"
+#include "daemon/random.h"
+#include "daemon/snapshot_service.h"
 #include "daemon/system_service.h"
 #include "daemon/vm_service.h"
 
@@ -26,25 +29,28 @@ constexpr auto kDrainCalls = std::chrono::milliseconds(200);
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(const ServerOptions& options, std::unique_ptr<StateDir> state_dir,
-             std::unique_ptr<JailHost> jails, std::unique_ptr<Reactor> reactor)
-      : state_dir_(std::move(state_dir)),
+  ServerImpl(const ServerOptions& options, ServerDirs dirs, std::unique_ptr<JailHost> jails,
+             std::unique_ptr<Reactor> reactor)
+      : dirs_(std::move(dirs)),
         jails_(std::move(jails)),
         checker_(options.kvm_device, *jails_),
         events_(random_token()),
         reactor_(std::move(reactor)),
         environment_{.reactor = *reactor_,
                      .events = events_,
-                     .vms_dir = state_dir_->vms_dir(),
+                     .vms_dir = dirs_.state->vms_dir(),
                      .jails = *jails_,
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
+        snapshots_(manager_, *dirs_.snapshots,
+                   [device = options.kvm_device] { return describe_host(device); }),
         vm_service_(manager_),
         exec_service_(manager_),
         console_service_(manager_),
         event_service_(events_),
-        system_service_(manager_, checker_, *jails_, events_.epoch(), state_dir_->path()),
+        snapshot_service_(snapshots_),
+        system_service_(manager_, checker_, *jails_, events_.epoch(), dirs_.state->path()),
         exec_acceptor_(
             exec_service_,
             [](ExecServiceImpl& service, auto* context, auto* stream, auto* queue, void* tag) {
@@ -62,7 +68,8 @@ class ServerImpl final : public Server {
   Result<> serve(const std::string& socket_path) {
     grpc::ServerBuilder builder;
     for (grpc::Service* service : std::initializer_list<grpc::Service*>{
-             &vm_service_, &exec_service_, &console_service_, &event_service_, &system_service_}) {
+             &vm_service_, &exec_service_, &console_service_, &event_service_, &snapshot_service_,
+             &system_service_}) {
       builder.RegisterService(service);
     }
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
@@ -98,17 +105,19 @@ class ServerImpl final : public Server {
 
  private:
   // Each uses those before it.
-  const std::unique_ptr<StateDir> state_dir_;
+  const ServerDirs dirs_;
   const std::unique_ptr<JailHost> jails_;
   HostChecker checker_;
   EventLog events_;
   const std::unique_ptr<Reactor> reactor_;
   const VmEnvironment environment_;
   VmManager manager_;
+  SnapshotManager snapshots_;
   VmServiceImpl vm_service_;
   ExecServiceImpl exec_service_;
   ConsoleServiceImpl console_service_;
   EventServiceImpl event_service_;
+  SnapshotServiceImpl snapshot_service_;
   SystemServiceImpl system_service_;
   BidiAcceptor<ExecServiceImpl, ExecCall> exec_acceptor_;
   BidiAcceptor<ConsoleServiceImpl, AttachCall> attach_acceptor_;
@@ -119,14 +128,13 @@ class ServerImpl final : public Server {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options,
-                                               std::unique_ptr<StateDir> state_dir,
+Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options, ServerDirs dirs,
                                                std::unique_ptr<JailHost> jails) {
   auto reactor = TRY(Reactor::create());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  auto server = std::make_unique<ServerImpl>(options, std::move(state_dir), std::move(jails),
-                                             std::move(reactor));
+  auto server =
+      std::make_unique<ServerImpl>(options, std::move(dirs), std::move(jails), std::move(reactor));
   TRY(server->serve(options.socket_path));
   return server;
 }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "daemon/jail.h"
+#include "daemon/snapshot_store.h"
 #include "daemon/state_dir.h"
 
 #include <chrono>
@@ -22,11 +23,16 @@ struct ServerOptions {
   std::string kvm_device;
 };
 
+/// What a daemon has of the host's directories.
+struct ServerDirs {
+  std::unique_ptr<StateDir> state;
+  std::unique_ptr<SnapshotStore> snapshots;
+};
+
 class Server {
  public:
   /// From here on the process has threads.
-  static Result<std::unique_ptr<Server>> create(const ServerOptions& options,
-                                                std::unique_ptr<StateDir> state_dir,
+  static Result<std::unique_ptr<Server>> create(const ServerOptions& options, ServerDirs dirs,
                                                 std::unique_ptr<JailHost> jails);
   /// Stops, if that was not done.
   virtual ~Server() = default;

@@ -184,6 +184,11 @@ Result<Fd> open_disk(const char* field, const DiskSpec& disk) {
                 "%s: %s has %llu bytes, which is not a positive multiple of %llu", field,
                 disk.path.c_str(), static_cast<ull>(size), static_cast<ull>(kSectorBytes));
   }
+  if (disk.size_bytes && size != *disk.size_bytes) {
+    return fail({Code::kFailedPrecondition, "DISK_MISMATCH"},
+                "%s: %s has %llu bytes, the saved VM's disk has %llu", field, disk.path.c_str(),
+                static_cast<ull>(size), static_cast<ull>(*disk.size_bytes));
+  }
   TRY(lock_disk(field, disk, fd.ref()));
   return fd;
 }
@@ -217,10 +222,28 @@ std::string disk_field(const VmSpec& spec, size_t place) {
   return place == 0 ? "rootfs" : format("disks[%zu]", place - 1);
 }
 
-Result<> validate(const VmSpec& spec, uint64_t host_memory) {
+Result<> validate_machine(const VmSpec& spec, uint64_t host_memory) {
   if (auto ok = validate_sizes(spec, host_memory); !ok) return ok;
   if (auto ok = validate(spec.limits, spec.vcpus, spec.memory_mib, spec.console_kib); !ok)
     return ok;
+  if (spec.guest_cid < kMinGuestCid || spec.guest_cid > kMaxGuestCid) {
+    return fail({Code::kInvalidArgument, "GUEST_CID"}, "guest_cid: %llu is not within %llu to %llu",
+                static_cast<ull>(spec.guest_cid), static_cast<ull>(kMinGuestCid),
+                static_cast<ull>(kMaxGuestCid));
+  }
+  const std::vector<const DiskSpec*> disks = all_disks(spec);
+  if (disks.size() > kMaxDisks) {
+    return fail({Code::kInvalidArgument, "DISK_COUNT"},
+                "disks: %zu with the rootfs are above the limit of %zu", disks.size(), kMaxDisks);
+  }
+  for (size_t i = 0; i < disks.size(); ++i) {
+    if (auto ok = validate_disk(disk_field(spec, i).c_str(), *disks[i]); !ok) return ok;
+  }
+  return {};
+}
+
+Result<> validate(const VmSpec& spec, uint64_t host_memory) {
+  if (auto ok = validate_machine(spec, host_memory); !ok) return ok;
   if (auto ok = validate_path("kernel_path", spec.kernel_path); !ok) return ok;
   if (spec.initrd_paths.size() > kMaxInitrds) {
     return fail({Code::kInvalidArgument, "INITRD_COUNT"},
@@ -230,14 +253,6 @@ Result<> validate(const VmSpec& spec, uint64_t host_memory) {
   for (size_t i = 0; i < spec.initrd_paths.size(); ++i) {
     const std::string field = format("initrd_paths[%zu]", i);
     if (auto ok = validate_path(field.c_str(), spec.initrd_paths[i]); !ok) return ok;
-  }
-  const std::vector<const DiskSpec*> disks = all_disks(spec);
-  if (disks.size() > kMaxDisks) {
-    return fail({Code::kInvalidArgument, "DISK_COUNT"},
-                "disks: %zu with the rootfs are above the limit of %zu", disks.size(), kMaxDisks);
-  }
-  for (size_t i = 0; i < disks.size(); ++i) {
-    if (auto ok = validate_disk(disk_field(spec, i).c_str(), *disks[i]); !ok) return ok;
   }
   return validate_cmdline(spec);
 }
@@ -258,7 +273,7 @@ std::string compose_cmdline(const VmSpec& spec) {
 }
 
 Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd) {
-  SpecFiles files;
+  SpecFiles files = TRY(open_disks(spec));
   files.kernel = TRY(open_image("kernel_path", spec.kernel_path));
   for (size_t i = 0; i < spec.initrd_paths.size(); ++i) {
     files.initrds.push_back(
@@ -272,6 +287,11 @@ Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd
     }
     files.initrds.push_back(TRY(open_image("agent initrd", agent_initrd)));
   }
+  return files;
+}
+
+Result<SpecFiles> open_disks(const VmSpec& spec) {
+  SpecFiles files;
   const std::vector<const DiskSpec*> disks = all_disks(spec);
   for (size_t i = 0; i < disks.size(); ++i) {
     files.disks.push_back(TRY(open_disk(disk_field(spec, i).c_str(), *disks[i])));

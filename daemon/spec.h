@@ -25,12 +25,16 @@ inline constexpr size_t kMaxSerialBytes = 20;
 inline constexpr uint32_t kMinConsoleKib = 4;
 inline constexpr uint32_t kMaxConsoleKib = 16384;
 inline constexpr uint64_t kSectorBytes = 512;
+inline constexpr uint64_t kMinGuestCid = 3;
+inline constexpr uint64_t kMaxGuestCid = 0xffff'fffe;
 
 struct DiskSpec {
   std::string path;
   bool read_only = false;
   std::string serial;
   DiskLimits limits = {};
+  // Of a saved VM: the file must have as many.
+  std::optional<uint64_t> size_bytes = {};
 };
 
 struct VmSpec {
@@ -47,6 +51,8 @@ struct VmSpec {
   bool allow_slow_kvm = false;
   bool debug_serial = false;
   ResourceLimits limits;
+  // With the agent. Each VM has its own vsock, so that all may have the same.
+  uint64_t guest_cid = kMinGuestCid;
 };
 
 /// The rootfs first: /dev/vda, /dev/vdb, ...
@@ -59,6 +65,8 @@ Result<> validate_id(const char* field, const std::string& id);
 
 /// Everything that can be told without touching the files.
 Result<> validate(const VmSpec& spec, uint64_t host_memory_mib);
+/// The same but for what is booted: of a VM that goes on from a snapshot.
+Result<> validate_machine(const VmSpec& spec, uint64_t host_memory_mib);
 
 /// The whole kernel command line: defaults, root, agent, then what the caller adds.
 std::string compose_cmdline(const VmSpec& spec);
@@ -76,6 +84,8 @@ struct SpecFiles {
 /// Opens and checks every file of the spec. A disk is locked (flock: shared where read-only, else
 /// exclusive) for as long as its descriptor, the monitor's copy included, is open.
 Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd);
+/// The disks alone.
+Result<SpecFiles> open_disks(const VmSpec& spec);
 
 /// The host's memory in MiB, from sysconf.
 uint64_t host_memory_mib();

@@ -38,8 +38,8 @@ grpc::Status SystemServiceImpl::GetCapabilities(grpc::ServerContext*,
                                                 const v1::GetCapabilitiesRequest* request,
                                                 v1::GetCapabilitiesResponse* response) {
   if (auto known = refuse_unknown_fields(*request); !known) return to_status(known.error());
-  for (const char* feature :
-       {"agent", "console-attach", "console-follow", "events", "exec", "jail", "limits", "pause"}) {
+  for (const char* feature : {"agent", "clone", "console-attach", "console-follow", "events",
+                              "exec", "jail", "limits", "pause", "snapshot"}) {
     response->add_features(feature);
   }
   response->set_max_vcpus(kMaxVcpus);

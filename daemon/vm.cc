@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/random.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +16,7 @@ namespace mayfly::daemon {
 namespace {
 
 constexpr auto kStopReply = std::chrono::seconds(3);
+constexpr size_t kEntropyBytes = 32;
 constexpr auto kReapAfterKill = std::chrono::seconds(10);
 
 std::string stopped_text(const std::optional<VmExit>& exit) {
@@ -55,38 +57,62 @@ Result<> Vm::resume(const Call& call, Stopwatch& stopwatch) {
   return change("resume", VmState::kPaused, VmState::kRunning, Command::kResume, call, stopwatch);
 }
 
+Error Vm::stopped_error(const char* what) const {
+  return fail({Code::kFailedPrecondition, "VM_STOPPED"},
+              "%s %s: %s; it does not run again, create a new one", what, identity_.id.c_str(),
+              stopped_text(exit_).c_str())
+      .error();
+}
+
+Result<> Vm::claim(std::unique_lock<std::mutex>& lock, const char* what, const Call& call) {
+  TRY(call.wait(lock, changed_, "waiting for another call on this VM",
+                [&] { return !busy_ || state_ == VmState::kStopped; }));
+  if (state_ == VmState::kStopped) return std::unexpected(stopped_error(what));
+  return {};
+}
+
+void Vm::release() {
+  {
+    std::lock_guard lock(mutex_);
+    busy_ = false;
+  }
+  changed_.notify_all();
+}
+
 Result<> Vm::change(const char* what, VmState from, VmState to, Command command, const Call& call,
                     Stopwatch& stopwatch) {
   TRY(wait_created(call));
   {
     std::unique_lock lock(mutex_);
-    TRY(call.wait(lock, changed_, "waiting for another call on this VM",
-                  [&] { return !busy_ || state_ == VmState::kStopped; }));
-    if (state_ == VmState::kStopped) {
-      return fail({Code::kFailedPrecondition, "VM_STOPPED"},
-                  "%s %s: %s; it does not run again, create a new one", what, identity_.id.c_str(),
-                  stopped_text(exit_).c_str());
-    }
+    TRY(claim(lock, what, call));
     if (state_ != from) {
       return fail({Code::kFailedPrecondition, "VM_STATE"}, "%s %s: the VM is %s, it must be %s",
                   what, identity_.id.c_str(), state_name(state_), state_name(from));
     }
     busy_ = true;
-    if (command == Command::kStart) start_ns_ = stopwatch.start_ns();
+    if (start_ns_ == 0 && to == VmState::kRunning) start_ns_ = stopwatch.start_ns();
   }
   stopwatch.lap("queue");
-  auto reply =
-      monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
-                     [this, from, to](const auto& result) { on_changed(result, from, to); });
+  auto reply = monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
+                              [this, from, to](const auto& result) {
+                                on_changed(result, from, to);
+                                release();
+                              });
   if (!reply) return std::unexpected(std::move(reply).error());
   stopwatch.lap("monitor");
+  return {};
+}
+
+Result<> Vm::command(Command command, const char* what, VmState from, VmState to,
+                     const Call& call) {
+  TRY(monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
+                     [this, from, to](const auto& result) { on_changed(result, from, to); }));
   return {};
 }
 
 void Vm::on_changed(const Result<ControlReply>& reply, VmState from, VmState to) {
   {
     std::lock_guard lock(mutex_);
-    busy_ = false;
     if (reply && !reply->error && state_ == from) set_state(to);
   }
   changed_.notify_all();
@@ -192,6 +218,7 @@ VmView Vm::view_locked() const {
       .guest = guest_,
       .exit = exit_,
       .jail = published_ && jail_ ? std::optional(jail_->view()) : std::nullopt,
+      .restored_from = restored_from_,
   };
 }
 
@@ -285,30 +312,63 @@ void Vm::on_agent(const AgentMessage& message) {
   if (const auto* failed = std::get_if<AgentShutdownFailed>(&message)) {
     log(LogLevel::kWarning, "vm %s: the guest did not power off: %s", identity_.id.c_str(),
         failed->message.c_str());
-    return;
+  } else if (const auto* hello = std::get_if<AgentHello>(&message)) {
+    on_hello(*hello);
+  } else if (const auto* reseeded = std::get_if<AgentReseeded>(&message)) {
+    on_reseeded(*reseeded);
   }
-  const auto* hello = std::get_if<AgentHello>(&message);
-  if (hello == nullptr) return;
+}
+
+void Vm::on_hello(const AgentHello& hello) {
   {
     std::lock_guard lock(mutex_);
-    if (guest_ || state_ == VmState::kStopped) return;  // Only the first one counts.
-    guest_ = GuestInfo{
-        .agent_version = hello->agent_version,
-        .kernel_release = hello->kernel_release,
-        .cpu_count = hello->cpu_count,
-        .init_us = hello->init_us,
-        .ready_us = hello->ready_us,
-        .start_to_ready_us = start_ns_ == 0 ? 0 : (monotonic_ns() - start_ns_) / 1000,
-        .failure = hello->failure,
+    if (guest_ || restored_guest_ || state_ == VmState::kStopped) return;  // The first one counts.
+    GuestInfo guest{
+        .agent_version = hello.agent_version,
+        .kernel_release = hello.kernel_release,
+        .cpu_count = hello.cpu_count,
+        .init_us = hello.init_us,
+        .ready_us = hello.ready_us,
+        .start_to_ready_us = 0,
+        .failure = hello.failure,
     };
-    // Before the reply that says so, the VM does not run yet for anyone else: set_state() tells
-    // them then.
-    if (published_ && state_ != VmState::kCreated) {
-      ready_emitted_ = true;
-      emit(*guest_);
+    if (restored_from_.empty()) {
+      set_guest(std::move(guest));
+    } else {
+      // It has another's random numbers and time until it says otherwise.
+      restored_guest_ = std::move(guest);
     }
   }
+  if (!restored_from_.empty() &&
+      !agent_->tell_restored(random_bytes(kEntropyBytes),
+                             static_cast<uint64_t>(unix_now_us()) * 1000)) {
+    log(LogLevel::kWarning, "vm %s: its agent does not listen", identity_.id.c_str());
+  }
   changed_.notify_all();
+}
+
+void Vm::on_reseeded(const AgentReseeded& reseeded) {
+  {
+    std::lock_guard lock(mutex_);
+    if (guest_ || !restored_guest_ || state_ == VmState::kStopped) return;
+    GuestInfo guest = *std::exchange(restored_guest_, std::nullopt);
+    if (guest.failure.empty() && !reseeded.failure.empty()) {
+      guest.failure = "it may have another VM's random numbers or time: " + reseeded.failure;
+    }
+    set_guest(std::move(guest));
+  }
+  changed_.notify_all();
+}
+
+void Vm::set_guest(GuestInfo guest) {
+  guest.start_to_ready_us = start_ns_ == 0 ? 0 : (monotonic_ns() - start_ns_) / 1000;
+  guest_ = std::move(guest);
+  // Before the reply that says so, the VM does not run yet for anyone else: set_state() tells
+  // them then.
+  if (published_ && state_ != VmState::kCreated) {
+    ready_emitted_ = true;
+    emit(*guest_);
+  }
 }
 
 void Vm::on_monitor_end(MonitorEnd end) {
@@ -354,6 +414,7 @@ void Vm::on_monitor_end(MonitorEnd end) {
     }
     exit_ = std::move(exit);
     busy_ = false;
+    memory_.file.reset();
     // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one
     // that was.
     if (!published_) {

@@ -23,6 +23,7 @@
 #include "daemon/jail.h"
 #include "daemon/monitor.h"
 #include "daemon/reactor.h"
+#include "daemon/vm_memory.h"
 #include "daemon/vm_view.h"
 
 #include <chrono>
@@ -69,9 +70,10 @@ class Vm {
 
   const VmIdentity& identity() const { return identity_; }
 
-  /// Builds the VM; the monitor's reply is the commit point. After a failure the monitor is gone
-  /// and the directory removed. Once, by the thread that made the object.
-  Result<> launch(bool start, const Call& call, Stopwatch& stopwatch);
+  /// Builds the VM, to boot or, where `source` is not null, to go on from that; the monitor's reply
+  /// is the commit point. After a failure the monitor is gone and the directory removed. Once, by
+  /// the thread that made the object.
+  Result<> launch(bool start, const RestoreSource* source, const Call& call, Stopwatch& stopwatch);
 
   /// Instead of launch(), where the VM is refused.
   Result<> refuse(Error error);
@@ -79,6 +81,13 @@ class Vm {
   Result<> start(const Call& call, Stopwatch& stopwatch);
   Result<> pause(const Call& call, Stopwatch& stopwatch);
   Result<> resume(const Call& call, Stopwatch& stopwatch);
+  /// Saves a running or paused VM, which stands still meanwhile. Where it fails, by the deadline
+  /// too, a VM that ran runs on.
+  Result<SavedVm> save(const SavePlan& plan, const Call& call, Stopwatch& stopwatch);
+  /// What its memory stands on; none while it has left nothing behind that is in a snapshot.
+  std::optional<BaseSnapshot> base() const;
+  /// What the VM left behind in its first save() is now in this snapshot.
+  void stands_on(BaseSnapshot base);
   /// Agent, then monitor, then SIGKILL. Only `call` can end it before the VM is STOPPED.
   Result<> stop(std::chrono::milliseconds grace, const Call& call, Stopwatch& stopwatch);
   void kill();
@@ -106,7 +115,8 @@ class Vm {
 
  private:
   struct Resources;
-  Result<> prepare(Resources& resources);
+  Result<> prepare(Resources& resources, const RestoreSource* source);
+  Result<> make_directory(Resources& resources);
   Result<> make_jail(const Resources& resources);
   ConfigureParams configure_params(const Resources& resources, bool start) const;
   Result<> run_monitor(Resources& resources, bool start, const Call& call, Stopwatch& stopwatch);
@@ -117,10 +127,20 @@ class Vm {
 
   Result<> change(const char* what, VmState from, VmState to, Command command, const Call& call,
                   Stopwatch& stopwatch);
+  /// Waits until no other call uses the monitor; then the caller sets busy_, and release() ends it.
+  Result<> claim(std::unique_lock<std::mutex>& lock, const char* what, const Call& call);
+  void release();
+  Error stopped_error(const char* what) const;
+  Result<> command(Command command, const char* what, VmState from, VmState to, const Call& call);
+  Result<VmState> begin_save(const Call& call);
+  Result<SavedVm> save_stopped(VmState before, const Call& call, Stopwatch& stopwatch);
   Result<> check_guest_reachable() const;
   void set_state(VmState to);
   void on_changed(const Result<ControlReply>& reply, VmState from, VmState to);
   void on_agent(const AgentMessage& message);
+  void on_hello(const AgentHello& hello);
+  void on_reseeded(const AgentReseeded& reseeded);
+  void set_guest(GuestInfo guest);
   void on_monitor_end(MonitorEnd end);
   VmView view_locked() const;
   void emit(decltype(Event::what) what);
@@ -146,8 +166,15 @@ class Vm {
   uint64_t start_ns_ = 0;
   bool ready_emitted_ = false;
   std::optional<GuestInfo> guest_;
+  // Of a restored VM, until it has reseeded itself.
+  std::optional<GuestInfo> restored_guest_;
   std::optional<VmExit> exit_;
   PhaseTimes create_times_;
+  // Its file goes with the monitor.
+  VmMemory memory_;
+
+  // Constant once launch() has begun to build.
+  std::string restored_from_;
 
   // Made by launch() and constant once published_. The hooks of the later ones use the earlier
   // ones.

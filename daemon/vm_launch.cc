@@ -3,7 +3,9 @@
 // How a VM comes to be: everything it needs is opened here, since its monitor opens nothing.
 #include "base/log.h"
 #include "daemon/disk_limits.h"
+#include "daemon/random.h"
 #include "daemon/vm.h"
+#include "snapshot/state_codec.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -19,7 +21,6 @@ namespace mayfly::daemon {
 namespace {
 
 constexpr auto kLaunchLimit = std::chrono::seconds(60);
-constexpr uint64_t kGuestCid = 3;  // Each VM has its own vsock, so that all may have the same.
 constexpr const char* kVmFiles[] = {"control.sock", "console", "exit"};
 
 }  // namespace
@@ -27,6 +28,8 @@ constexpr const char* kVmFiles[] = {"control.sock", "console", "exit"};
 /// What goes to the monitor with Configure; ours is closed when it has it.
 struct Vm::Resources {
   SpecFiles files;
+  // Null: it boots.
+  const RestoreSource* source = nullptr;
   Fd kvm;
   Fd memory;
   Fd exit_report;
@@ -39,9 +42,10 @@ std::string Vm::file_path(const char* name) const {
   return environment_.vms_dir + "/" + identity_.id + "/" + name;
 }
 
-Result<> Vm::launch(bool start, const Call& call, Stopwatch& stopwatch) {
+Result<> Vm::launch(bool start, const RestoreSource* source, const Call& call,
+                    Stopwatch& stopwatch) {
   Resources resources;
-  auto launched = prepare(resources);
+  auto launched = prepare(resources, source);
   if (launched) {
     stopwatch.lap("open");
     launched = make_jail(resources);
@@ -51,7 +55,7 @@ Result<> Vm::launch(bool start, const Call& call, Stopwatch& stopwatch) {
     launched = run_monitor(resources, start, call.at_most(kLaunchLimit), stopwatch);
   }
   if (launched) {
-    publish(start ? VmState::kRunning : VmState::kCreated);
+    publish(start ? VmState::kRunning : source == nullptr ? VmState::kCreated : VmState::kPaused);
   } else {
     abandon();
   }
@@ -79,23 +83,28 @@ void Vm::publish(VmState state) {
   changed_.notify_all();
 }
 
-Result<> Vm::prepare(Resources& resources) {
-  resources.files = TRY(open_files(spec_, environment_.agent_initrd));
+Result<> Vm::prepare(Resources& resources, const RestoreSource* source) {
+  resources.source = source;
+  resources.files = source == nullptr ? TRY(open_files(spec_, environment_.agent_initrd))
+                                      : TRY(open_disks(spec_));
   auto kvm = Fd::open(environment_.kvm_path.c_str(), O_RDWR);
   if (!kvm) {
     return fail_errno({Code::kFailedPrecondition, "KVM_MISSING"}, kvm.error().os_errno(),
                       "cannot open %s (`mayfly doctor` says more)", environment_.kvm_path.c_str());
   }
   resources.kvm = *std::move(kvm);
-  resources.memory = TRY(Fd::memfd("mayfly-guest", spec_.memory_mib << 20));
-  const std::string directory = environment_.vms_dir + "/" + identity_.id;
-  if (::mkdir(directory.c_str(), 0700) != 0) {
-    return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make %s",
-                      directory.c_str());
+  resources.memory = source == nullptr ? TRY(Fd::memfd("mayfly-guest", spec_.memory_mib << 20))
+                                       : TRY(Fd::duplicate(source->memory.ref()));
+  VmMemory memory{.file = TRY(Fd::duplicate(resources.memory.ref())),
+                  .is_private = source != nullptr,
+                  .is_sealed = source != nullptr,
+                  .base = source == nullptr ? std::nullopt : source->base};
+  {
+    std::lock_guard lock(mutex_);
+    memory_ = std::move(memory);
+    if (source != nullptr) restored_from_ = source->origin;
   }
-  has_directory_ = true;
-  resources.directory = TRY(Fd::open(directory.c_str(), O_PATH | O_DIRECTORY));
-  resources.exit_report = TRY(Fd::open(file_path("exit").c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
+  TRY(make_directory(resources));
   console_ = TRY(Console::create(environment_.reactor, file_path("console"), spec_.console_kib));
   if (spec_.agent) {
     auto [ours, guests] = TRY(Fd::socket_pair(SOCK_STREAM));
@@ -107,6 +116,18 @@ Result<> Vm::prepare(Resources& resources) {
   return {};
 }
 
+Result<> Vm::make_directory(Resources& resources) {
+  const std::string directory = environment_.vms_dir + "/" + identity_.id;
+  if (::mkdir(directory.c_str(), 0700) != 0) {
+    return fail_errno({Code::kFailedPrecondition, "STATE_DIR"}, errno, "make %s",
+                      directory.c_str());
+  }
+  has_directory_ = true;
+  resources.directory = TRY(Fd::open(directory.c_str(), O_PATH | O_DIRECTORY));
+  resources.exit_report = TRY(Fd::open(file_path("exit").c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
+  return {};
+}
+
 Result<> Vm::make_jail(const Resources& resources) {
   const uint64_t overhead_mib = memory_overhead_mib(spec_.memory_mib, spec_.console_kib);
   jail_ = TRY(environment_.jails.make(identity_.id,
@@ -114,20 +135,38 @@ Result<> Vm::make_jail(const Resources& resources) {
                                        .default_memory_mib = spec_.memory_mib + overhead_mib,
                                        .default_pids = default_pids(spec_.vcpus),
                                        .devices = TRY(device_limits(spec_, resources.files))}));
-  // The device keeps a guest inside its disk; this is for a monitor that was taken over.
-  jail_->limit_files(
-      std::max<uint64_t>(resources.files.largest_writable_disk, kMaxExitReportBytes));
+  // The device keeps a guest inside its disk; this is for a monitor that was taken over. It saves
+  // its state, and pages of its memory at their places in a file as long as that.
+  jail_->limit_files(std::max({resources.files.largest_writable_disk, spec_.memory_mib << 20,
+                               snapshot::kMaxStateBytes, uint64_t{kMaxExitReportBytes}}));
   return {};
 }
+
+namespace {
+
+RestoreParams restore_params(const RestoreSource& source) {
+  RestoreParams params{
+      .state = source.state.ref(), .layers = {}, .generation_id = random_bytes(kGenerationIdBytes)};
+  for (const PageLayer& layer : source.layers) {
+    params.layers.push_back({.memory = layer.memory.ref(), .pages = layer.pages.ref()});
+  }
+  return params;
+}
+
+}  // namespace
 
 ConfigureParams Vm::configure_params(const Resources& resources, bool start) const {
   ConfigureParams params;
   params.vcpus = spec_.vcpus;
   params.memory_bytes = spec_.memory_mib << 20;
-  params.cmdline = cmdline_;
   params.kvm = resources.kvm.ref();
   params.memory = resources.memory.ref();
-  params.kernel = resources.files.kernel.ref();
+  if (resources.source == nullptr) {
+    params.cmdline = cmdline_;
+    params.kernel = resources.files.kernel.ref();
+  } else {
+    params.restore = restore_params(*resources.source);
+  }
   for (const Fd& initrd : resources.files.initrds) params.initrds.push_back(initrd.ref());
   const std::vector<const DiskSpec*> disks = all_disks(spec_);
   for (size_t i = 0; i < disks.size(); ++i) {
@@ -139,7 +178,7 @@ ConfigureParams Vm::configure_params(const Resources& resources, bool start) con
   params.console_event = console_->output_event();
   params.console_input = console_->input();
   if (spec_.agent) {
-    params.guest_cid = kGuestCid;
+    params.guest_cid = spec_.guest_cid;
     params.host_ports.push_back({.port = kAgentPort, .fd = resources.agent_port.ref()});
   }
   params.exit_report = resources.exit_report.ref();
@@ -199,6 +238,7 @@ void Vm::abandon() {
     state_ = VmState::kStopped;
     launch_failed_ = true;
     published_ = true;
+    memory_.file.reset();
   }
   changed_.notify_all();
 }

@@ -2,10 +2,7 @@
 #include "daemon/vm_manager.h"
 
 #include "base/log.h"
-
-#include <array>
-
-#include <sys/random.h>
+#include "daemon/random.h"
 
 namespace mayfly::daemon {
 
@@ -27,49 +24,73 @@ Result<VmOutcome> operate(Registry& registry, const std::string& id, Operation o
 
 }  // namespace
 
-std::string random_token() {
-  std::array<unsigned char, 16> bytes;
-  // Up to 256 bytes are always given whole once the kernel's pool is ready.
-  if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
-    check_failed("getrandom", std::source_location::current());
-  }
-  std::string text;
-  for (const unsigned char byte : bytes) text += format("%02x", static_cast<unsigned>(byte));
-  return text;
-}
-
 Result<> VmManager::check_open() const {
   if (closing_) return fail({Code::kUnavailable, "DAEMON_STOPPING"}, "the daemon is stopping");
   return {};
 }
 
-Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& call) {
-  Stopwatch stopwatch;
+Result<> VmManager::check_new(const std::string& vm_id, const std::string& request_id) const {
   TRY(check_open());
-  TRY(validate_id("vm_id", request.vm_id));
-  if (request.request_id.size() > kMaxRequestIdBytes) {
+  TRY(validate_id("vm_id", vm_id));
+  if (request_id.size() > kMaxRequestIdBytes) {
     return fail({Code::kInvalidArgument, "REQUEST_ID"},
-                "request_id: %zu bytes are above the limit of %zu", request.request_id.size(),
+                "request_id: %zu bytes are above the limit of %zu", request_id.size(),
                 kMaxRequestIdBytes);
   }
+  return {};
+}
+
+struct VmManager::NewVm {
+  VmIdentity identity;
+  const VmSpec& spec;
+  const RestoreSource* source = nullptr;
+  bool start = false;
+};
+
+Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& call) {
+  Stopwatch stopwatch;
+  TRY(check_new(request.vm_id, request.request_id));
   TRY(validate(request.spec, host_memory_mib()));
   stopwatch.lap("validate");
-  auto added = registry_.add(std::make_unique<Vm>(
-      environment_,
-      VmIdentity{
-          .id = request.vm_id, .incarnation = random_token(), .request_id = request.request_id},
-      request.spec));
+  return make({.identity = {.id = request.vm_id,
+                            .incarnation = random_token(),
+                            .request_id = request.request_id},
+               .spec = request.spec,
+               .source = nullptr,
+               .start = request.start},
+              call, stopwatch);
+}
+
+Result<VmOutcome> VmManager::restore(const RestoreRequest& request, const Call& call,
+                                     Stopwatch& stopwatch) {
+  TRY(check_new(request.vm_id, request.request_id));
+  TRY(validate_machine(request.spec, host_memory_mib()));
+  stopwatch.lap("validate");
+  return make({.identity = {.id = request.vm_id,
+                            .incarnation = random_token(),
+                            .request_id = request.request_id},
+               .spec = request.spec,
+               .source = &request.source,
+               .start = request.start},
+              call, stopwatch);
+}
+
+Result<VmOutcome> VmManager::make(NewVm what, const Call& call, Stopwatch& stopwatch) {
+  const VmIdentity identity = what.identity;
+  auto added =
+      registry_.add(std::make_unique<Vm>(environment_, std::move(what.identity), what.spec));
   if (!added) {
-    if (added.error().code() == Code::kAlreadyExists && !request.request_id.empty()) {
-      return repeat_create(request, call);
+    if (added.error().code() == Code::kAlreadyExists) {
+      if (auto before = TRY(made_before(identity.id, identity.request_id, call)))
+        return *std::move(before);
     }
     return std::unexpected(std::move(added).error());
   }
   const VmPin vm = *std::move(added);
-  auto launched = gate_(request.spec);
+  auto launched = gate_(what.spec);
   stopwatch.lap("check-host");
   // Also after a refusal by the gate: those who found it wait for launch() to be through.
-  launched = launched ? vm->launch(request.start, call, stopwatch)
+  launched = launched ? vm->launch(what.start, what.source, call, stopwatch)
                       : vm->refuse(std::move(launched).error());
   // A daemon that began to stop meanwhile may have missed this one.
   if (launched && closing_) {
@@ -85,14 +106,16 @@ Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& ca
   return outcome;
 }
 
-Result<VmOutcome> VmManager::repeat_create(const CreateRequest& request, const Call& call) {
-  const VmPin vm = TRY(registry_.find(request.vm_id));
-  if (vm->identity().request_id != request.request_id) {
-    return fail({Code::kAlreadyExists, "VM_EXISTS"}, "vm_id: %s exists already",
-                request.vm_id.c_str());
+Result<std::optional<VmOutcome>> VmManager::made_before(const std::string& vm_id,
+                                                        const std::string& request_id,
+                                                        const Call& call) {
+  const auto vm = registry_.find(vm_id);
+  if (!vm) return std::nullopt;
+  if (request_id.empty() || (*vm)->identity().request_id != request_id) {
+    return fail({Code::kAlreadyExists, "VM_EXISTS"}, "vm_id: %s exists already", vm_id.c_str());
   }
-  VmView view = TRY(vm->wait_created(call));
-  return VmOutcome{.vm = std::move(view), .times = vm->create_times()};
+  VmView view = TRY((*vm)->wait_created(call));
+  return VmOutcome{.vm = std::move(view), .times = (*vm)->create_times()};
 }
 
 Result<VmOutcome> VmManager::start(const std::string& id, const Call& call) {

@@ -30,6 +30,15 @@ struct CreateRequest {
   std::string request_id;
 };
 
+/// A VM that goes on from `source`, which is borrowed until the call is over.
+struct RestoreRequest {
+  std::string vm_id;
+  VmSpec spec;
+  bool start = false;
+  std::string request_id;
+  const RestoreSource& source;
+};
+
 struct VmPage {
   std::vector<VmView> vms;
   std::string next_page_token;
@@ -44,6 +53,15 @@ class VmManager {
       : environment_(environment), gate_(std::move(gate)) {}
 
   Result<VmOutcome> create(const CreateRequest& request, const Call& call);
+  /// The spec is of a machine that is restored: it has no kernel. `stopwatch` has what was done for
+  /// it already.
+  Result<VmOutcome> restore(const RestoreRequest& request, const Call& call, Stopwatch& stopwatch);
+  /// The VM that a request with this request_id made, if there is one; ALREADY_EXISTS where another
+  /// has its id.
+  Result<std::optional<VmOutcome>> made_before(const std::string& vm_id,
+                                               const std::string& request_id, const Call& call);
+  /// Refuses what no VM may be called.
+  Result<> check_new(const std::string& vm_id, const std::string& request_id) const;
   Result<VmOutcome> start(const std::string& id, const Call& call);
   Result<VmOutcome> pause(const std::string& id, const Call& call);
   Result<VmOutcome> resume(const std::string& id, const Call& call);
@@ -61,7 +79,8 @@ class VmManager {
   void shut_down(std::chrono::milliseconds grace);
 
  private:
-  Result<VmOutcome> repeat_create(const CreateRequest& request, const Call& call);
+  struct NewVm;
+  Result<VmOutcome> make(NewVm what, const Call& call, Stopwatch& stopwatch);
   Result<> check_open() const;
 
   const VmEnvironment& environment_;
@@ -69,8 +88,5 @@ class VmManager {
   Registry registry_;
   std::atomic<bool> closing_ = false;
 };
-
-/// 128 random bits in hex, for incarnations and epochs.
-std::string random_token();
 
 }  // namespace mayfly::daemon

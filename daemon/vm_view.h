@@ -60,6 +60,8 @@ struct VmView {
   std::optional<GuestInfo> guest;
   std::optional<VmExit> exit;
   std::optional<JailView> jail;
+  // Of a VM that was not booted: the snapshot or VM that it goes on from.
+  std::string restored_from;
 };
 
 struct Phase {

@@ -15,11 +15,17 @@
 //   standard error fake.flood_agent      the agent says Hello for ever
 //   fake.denied=THREAD    reports a denied call 257 of that thread, and ends by SIGSYS
 //   fake.sigsys           ends by SIGSYS without a report
+//   fake.save=HOW         answers Save with an `error`, saves a `bad_state` or a `bad_layer`, or
+//   does not `leave` the
+//                         memory that it says it has left
+//   fake.refuse_restore   a Configure with `restore` is answered with FAILED_PRECONDITION
+//   STATE_KIND fake.no_reseed        a restored guest's agent does not answer Restored
 #include "base/clock.h"
 #include "base/console_ring.h"
 #include "base/fd.h"
 #include "proto/agent.pb.h"
 #include "proto/control.pb.h"
+#include "snapshot/state_codec.h"
 
 #include <atomic>
 #include <cerrno>
@@ -37,6 +43,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -253,6 +260,8 @@ class FakeMonitor {
       std::thread([stream = std::move(fds.at(request.vsock_connect().fd()))]() mutable {
         Command(std::move(stream)).run();
       }).detach();
+    } else if (request.has_save()) {
+      save(request.save(), fds, reply);
     } else if (request.has_stop()) {
       if (has("fake.hang_stop")) return;
       send(reply);
@@ -262,9 +271,19 @@ class FakeMonitor {
     if (request.has_start() || (request.has_configure() && configure_.start())) start();
   }
 
+  [[noreturn]] void refuse(control::Reply& reply, uint32_t code, const char* reason,
+                           const char* message) {
+    reply.mutable_status()->set_code(code);
+    reply.mutable_status()->set_reason(reason);
+    reply.mutable_status()->set_message(message);
+    send(reply);
+    finish(control::EXIT_REASON_MONITOR_ERROR, "configure refused", 1);
+  }
+
   void configure(const control::Configure& configure, std::vector<Fd>& fds, control::Reply& reply) {
     configure_ = configure;
     fds_ = std::move(fds);
+    if (configure_.has_restore()) read_restored();
     if (has("fake.crash_configure")) std::abort();
     if (has("fake.hang_configure")) ::pause();
     if (has("fake.garbage")) {
@@ -272,11 +291,10 @@ class FakeMonitor {
       ::pause();
     }
     if (has("fake.refuse")) {
-      reply.mutable_status()->set_code(3);
-      reply.mutable_status()->set_reason("KERNEL_FORMAT");
-      reply.mutable_status()->set_message("kernel: neither an ELF vmlinux nor a bzImage");
-      send(reply);
-      finish(control::EXIT_REASON_MONITOR_ERROR, "configure refused", 1);
+      refuse(reply, 3, "KERNEL_FORMAT", "kernel: neither an ELF vmlinux nor a bzImage");
+    }
+    if (configure.has_restore() && has("fake.refuse_restore")) {
+      refuse(reply, 9, "STATE_KIND", "state: devices[0] is of another kind");
     }
     ring_.emplace(std::move(
         *ConsoleRingWriter::create(fds_.at(configure.console().ring_fd()).ref(),
@@ -291,6 +309,43 @@ class FakeMonitor {
     phases.set_devices_ns(now_ns);
     phases.set_vcpus_ns(now_ns);
     std::thread([this] { echo_input(); }).detach();
+  }
+
+  /// The state is that of one vCPU, and the command line, which a restored fake goes on with, is in
+  /// the memory.
+  void save(const control::Save& save, std::vector<Fd>& fds, control::Reply& reply) {
+    const std::string how = value("fake.save").value_or("");
+    if (how == "error") {
+      reply.mutable_status()->set_code(13);
+      reply.mutable_status()->set_reason("KVM");
+      return;
+    }
+    snapshot::MachineState state;
+    state.vcpus.resize(how == "bad_state" ? 2 : configure_.vcpu_count());
+    for (snapshot::Vcpu& vcpu : state.vcpus) vcpu.cpuid.count = 1;
+    const std::string part = snapshot::encode_state(state).bytes;
+    (void)write_all(fds.at(save.state_fd()).ref(), std::as_bytes(std::span(part)));
+    if (save.has_changed_pages()) {
+      const control::Layer& layer = save.changed_pages().layer();
+      const uint64_t pages = configure_.memory_bytes() / 4096;
+      ::ftruncate(fds.at(layer.memory_fd()).number(), configure_.memory_bytes());
+      ::ftruncate(fds.at(layer.pages_fd()).number(), pages / 8 + (how == "bad_layer" ? 1 : 0));
+      const std::string text = "changed " + std::to_string(++changes_);
+      ::pwrite(fds.at(layer.memory_fd()).number(), text.data(), text.size(), 4096);
+      ::pwrite(fds.at(layer.pages_fd()).number(), "\x02", 1, 0);
+    } else {
+      const int memory = fds_.at(configure_.memory_fd()).number();
+      ::pwrite(memory, configure_.cmdline().data(), configure_.cmdline().size(), 0);
+      if (how == "leave") ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+    }
+    reply.mutable_saved()->set_tsc_khz(1000);
+  }
+
+  /// What the saved fake was told on its command line.
+  void read_restored() {
+    char text[256] = {};
+    ::pread(fds_.at(configure_.memory_fd()).number(), text, sizeof(text) - 1, 0);
+    configure_.set_cmdline(text);
   }
 
   void print(const std::string& text) { ring_->append(std::as_bytes(std::span(text))); }
@@ -343,6 +398,13 @@ class FakeMonitor {
     }
     agent::HostToAgent from_host;
     while (read_frame(port, from_host)) {
+      if (from_host.has_restored() && !has("fake.no_reseed")) {
+        print("restored with " + std::to_string(from_host.restored().entropy().size()) +
+              " bytes\n");
+        message.Clear();
+        message.mutable_reseeded()->set_clock_step_us(1);
+        send_frame(port, message);
+      }
       if (from_host.has_shutdown() && !has("fake.ignore_shutdown")) {
         finish(control::EXIT_REASON_GUEST_POWEROFF, "");
       }
@@ -389,6 +451,7 @@ class FakeMonitor {
   Fd connection_;
   control::Configure configure_;
   std::vector<Fd> fds_;
+  int changes_ = 0;
   std::optional<ConsoleRingWriter> ring_;
 };
 

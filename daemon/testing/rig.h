@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A VmManager over the fake monitor, in a directory of its own; and a count of what a process
-// holds, to show that nothing is left behind.
+// A VmManager and its SnapshotManager over the fake monitor, in a directory of its own; and a count
+// of what a process holds, to show that nothing is left behind.
 #pragma once
 
 #include "daemon/jail.h"
 #include "daemon/reactor.h"
+#include "daemon/snapshot_manager.h"
 #include "daemon/vm_manager.h"
 
 #include <cstdlib>
@@ -66,14 +67,29 @@ class Rig {
         .kvm_path = "/dev/null",
     });
     manager = std::make_unique<VmManager>(*environment_, [](const VmSpec&) { return Result<>(); });
+    auto store = SnapshotStore::open(root_ / "snapshots");
+    store_ = *std::move(store);
+    // The fake's vCPUs need nothing of a host.
+    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, [] {
+      return Result<snapshot::HostDescription>({.cpu_vendor = std::string(12, '?'),
+                                                .cpuid = {},
+                                                .msrs = {},
+                                                .xsave_features = 0,
+                                                .page_bytes = snapshot::kPageBytes,
+                                                .tsc_khz = 1000,
+                                                .can_scale_tsc = false,
+                                                .kvm_clock = false});
+    });
   }
   ~Rig() {
+    snapshots.reset();
     manager.reset();
     reactor_.reset();
     std::filesystem::remove_all(root_);
   }
 
   std::string vms_dir() const { return root_ / "vms"; }
+  std::string store_dir() const { return root_ / "snapshots"; }
   std::string path(const char* name) const { return root_ / name; }
   void write(const char* name, size_t bytes) {
     std::ofstream(root_ / name) << std::string(bytes, 'x');
@@ -92,12 +108,14 @@ class Rig {
 
   EventLog events{"epoch"};
   std::unique_ptr<VmManager> manager;
+  std::unique_ptr<SnapshotManager> snapshots;
 
  private:
   std::filesystem::path root_;
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<JailHost> jails_;
   std::unique_ptr<VmEnvironment> environment_;
+  std::unique_ptr<SnapshotStore> store_;
 };
 
 }  // namespace mayfly::daemon::testing

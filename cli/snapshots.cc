@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/snapshots.h"
+
+#include "cli/daemon_call.h"
+#include "cli/vm_spec.h"
+
+#include <cstdio>
+
+namespace mayfly::cli {
+
+int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
+  v1::CreateSnapshotRequest request;
+  request.set_vm_id(flags.vm_id);
+  request.set_snapshot_id(flags.snapshot_id);
+  request.set_kind(flags.diff ? v1::SNAPSHOT_KIND_DIFF : v1::SNAPSHOT_KIND_FULL);
+  request.set_stay_paused(flags.stay_paused);
+  request.set_caller_keeps_disks(flags.caller_keeps_disks);
+  const auto response = connect(global)->call(request);
+  if (!response) return failed(global, response.error());
+  if (global.json) {
+    print_json(*response);
+    return 0;
+  }
+  std::printf("%s: %.1f MiB; %s %s, stood still for %.1f ms\n",
+              response->snapshot().snapshot_id().c_str(),
+              static_cast<double>(response->snapshot().stored_bytes()) / (1 << 20),
+              response->vm().vm_id().c_str(), short_name(response->vm().state()).c_str(),
+              static_cast<double>(response->stopped_us()) / 1e3);
+  return 0;
+}
+
+int list_snapshots(const GlobalFlags& global) {
+  const auto client = connect(global);
+  v1::ListSnapshotsResponse all;
+  v1::ListSnapshotsRequest request;
+  request.set_page_size(1000);
+  do {
+    auto page = client->call(request);
+    if (!page) return failed(global, page.error());
+    request.set_page_token(page->next_page_token());
+    all.mutable_snapshots()->MergeFrom(page->snapshots());
+  } while (!request.page_token().empty());
+  if (global.json) {
+    print_json(all);
+  } else {
+    std::fputs(snapshot_table(all.snapshots()).c_str(), stdout);
+  }
+  return 0;
+}
+
+int inspect_snapshot(const GlobalFlags& global, const std::string& snapshot_id) {
+  v1::GetSnapshotRequest request;
+  request.set_snapshot_id(snapshot_id);
+  const auto response = connect(global)->call(request);
+  if (!response) return failed(global, response.error());
+  print_json(response->snapshot());
+  return 0;
+}
+
+int verify_snapshot(const GlobalFlags& global, const std::string& snapshot_id) {
+  v1::VerifySnapshotRequest request;
+  request.set_snapshot_id(snapshot_id);
+  const auto response = connect(global)->call(request);
+  if (!response) return failed(global, response.error());
+  if (global.json) {
+    print_json(*response);
+  } else {
+    for (const std::string& id : response->verified_ids()) std::printf("%s is whole\n", id.c_str());
+  }
+  return 0;
+}
+
+int delete_snapshots(const GlobalFlags& global, const std::vector<std::string>& snapshot_ids) {
+  const auto client = connect(global);
+  int code = 0;
+  for (const std::string& id : snapshot_ids) {
+    v1::DeleteSnapshotRequest request;
+    request.set_snapshot_id(id);
+    const auto response = client->call(request);
+    if (!response) {
+      code = failed(global, response.error());
+    } else if (global.json) {
+      print_json(*response);
+    } else {
+      std::printf("%s deleted\n", id.c_str());
+    }
+  }
+  return code;
+}
+
+int restore(const GlobalFlags& global, const RestoreFlags& flags) {
+  v1::RestoreVmRequest request;
+  request.set_snapshot_id(flags.snapshot_id);
+  request.set_vm_id(flags.vm_id);
+  *request.mutable_overrides() = make_overrides(flags);
+  request.set_start(!flags.paused);
+  request.set_verify_memory(flags.verify_memory);
+  request.set_request_id(flags.request_id);
+  return answer(global, connect(global)->call(request));
+}
+
+int clone(const GlobalFlags& global, const RestoreFlags& flags) {
+  if (flags.snapshot_id.empty() == flags.source_vm_id.empty()) {
+    return report_error(global, fail({Code::kInvalidArgument, "USAGE"},
+                                     "one of --snapshot and --vm says what to clone")
+                                    .error());
+  }
+  v1::CloneVmRequest request;
+  if (flags.snapshot_id.empty()) {
+    request.set_source_vm_id(flags.source_vm_id);
+  } else {
+    request.set_snapshot_id(flags.snapshot_id);
+  }
+  for (const std::string& id : flags.clone_ids) request.add_clones()->set_vm_id(id);
+  *request.mutable_overrides() = make_overrides(flags);
+  request.set_start(!flags.paused);
+  request.set_caller_keeps_disks(flags.caller_keeps_disks);
+  const auto client = connect(global);
+  const auto stream = client->clone(request);
+  int code = 0;
+  for (v1::CloneVmResponse response; stream->read(response);) {
+    if (response.has_error()) code = kExitFailure;
+    if (global.json) {
+      std::printf("%s\n", to_json(response, false).c_str());
+    } else if (response.has_vm()) {
+      print_line(response.vm());
+    } else {
+      std::fprintf(stderr, "mayfly: %s: %s\n", response.vm_id().c_str(),
+                   response.error().message().c_str());
+    }
+    std::fflush(stdout);
+  }
+  const auto finished = stream->finish();
+  return finished ? code : failed(global, finished.error());
+}
+
+}  // namespace mayfly::cli

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/convert_snapshot.h"
+
+#include "daemon/text.h"
+
+namespace mayfly::daemon {
+
+namespace {
+
+constexpr size_t kMaxCmdlineShown = 64 << 10;
+
+RestoreOverrides from_proto(const v1::RestoreOverrides& in) {
+  RestoreOverrides overrides{.disks = {},
+                             .guest_cid = std::nullopt,
+                             .console_kib = std::nullopt,
+                             .limits = daemon::from_proto(in.limits()),
+                             .allow_slow_kvm = in.allow_slow_kvm()};
+  for (const v1::DiskOverride& disk : in.disks()) {
+    overrides.disks.push_back(
+        {.index = disk.index(), .path = disk.path(), .limits = daemon::from_proto(disk.limits())});
+  }
+  if (in.has_guest_cid()) overrides.guest_cid = in.guest_cid();
+  if (in.has_console_kib()) overrides.console_kib = in.console_kib();
+  return overrides;
+}
+
+v1::SnapshotKind to_proto(snapshot::Kind kind) {
+  switch (kind) {
+    case snapshot::Kind::kFull:
+      return v1::SNAPSHOT_KIND_FULL;
+    case snapshot::Kind::kDiff:
+      return v1::SNAPSHOT_KIND_DIFF;
+    case snapshot::Kind::kStateOnly:
+    case snapshot::Kind::kUnspecified:
+      break;
+  }
+  return v1::SNAPSHOT_KIND_UNSPECIFIED;
+}
+
+/// What a manifest says was anybody's to write.
+void to_proto(const snapshot::Manifest& in, v1::Snapshot* out) {
+  out->set_kind(to_proto(in.kind));
+  if (in.parent) out->set_parent_id(in.parent->id);
+  set_time(static_cast<int64_t>(in.created_ns / 1000), out->mutable_create_time());
+  out->set_vcpus(in.machine.vcpu_count);
+  out->set_memory_mib(in.machine.memory_bytes >> 20);
+  out->set_cmdline(printable(in.machine.command_line, kMaxCmdlineShown));
+  out->set_agent(in.machine.has_agent);
+  for (const snapshot::DiskInfo& disk : in.machine.disks) {
+    v1::SnapshotDisk* added = out->add_disks();
+    added->set_size_bytes(disk.size_bytes);
+    added->set_read_only(disk.read_only);
+    added->set_serial(printable(disk.serial, kMaxSerialBytes));
+  }
+  v1::SnapshotHost* host = out->mutable_host();
+  host->set_cpu_vendor(printable(in.host.cpu_vendor, snapshot::kVendorSize));
+  host->set_cpu_family(in.host.cpu_family);
+  host->set_cpu_model(in.host.cpu_model);
+  host->set_cpu_stepping(in.host.cpu_stepping);
+  host->set_tsc_khz(in.host.tsc_khz);
+}
+
+}  // namespace
+
+Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in) {
+  if (!v1::SnapshotKind_IsValid(in.kind())) {
+    return fail({Code::kInvalidArgument, "SNAPSHOT_KIND"}, "kind: %d is none of FULL, DIFF",
+                static_cast<int>(in.kind()));
+  }
+  return SnapshotRequest{.vm_id = in.vm_id(),
+                         .snapshot_id = in.snapshot_id(),
+                         .is_diff = in.kind() == v1::SNAPSHOT_KIND_DIFF,
+                         .stay_paused = in.stay_paused(),
+                         .caller_keeps_disks = in.caller_keeps_disks()};
+}
+
+RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
+  return {.snapshot_id = in.snapshot_id(),
+          .vm_id = in.vm_id(),
+          .overrides = from_proto(in.overrides()),
+          .start = in.start(),
+          .verify_memory = in.verify_memory(),
+          .request_id = in.request_id()};
+}
+
+ClonePlan from_proto(const v1::CloneVmRequest& in) {
+  ClonePlan plan{.snapshot_id = in.snapshot_id(),
+                 .source_vm_id = in.source_vm_id(),
+                 .targets = {},
+                 .start = in.start(),
+                 .caller_keeps_disks = in.caller_keeps_disks()};
+  for (const v1::Clone& clone : in.clones()) {
+    plan.targets.push_back(
+        {.vm_id = clone.vm_id(),
+         .overrides = from_proto(clone.has_overrides() ? clone.overrides() : in.overrides())});
+  }
+  return plan;
+}
+
+void to_proto(const SnapshotView& in, v1::Snapshot* out) {
+  out->set_snapshot_id(in.id);
+  out->set_damage(in.damage);
+  if (!in.manifest) return;
+  to_proto(*in.manifest, out);
+  out->set_stored_bytes(in.stored_bytes);
+}
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The messages of mayfly.v1.SnapshotService to and from the daemon's plain values, as convert.h
+// does it for the others. Any thread.
+#pragma once
+
+#include "base/error.h"
+#include "daemon/convert.h"
+#include "daemon/snapshot_manager.h"
+#include "mayfly/v1/snapshot.pb.h"
+
+namespace mayfly::daemon {
+
+Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in);
+RestoreVmPlan from_proto(const v1::RestoreVmRequest& in);
+ClonePlan from_proto(const v1::CloneVmRequest& in);
+void to_proto(const SnapshotView& in, v1::Snapshot* out);
+
+}  // namespace mayfly::daemon

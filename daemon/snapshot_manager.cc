@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/snapshot_manager.h"
+
+#include "daemon/host_description_sys.h"
+#include "daemon/saved_memory.h"
+#include "daemon/saved_state.h"
+#include "snapshot/memory_file.h"
+#include "snapshot/state_codec.h"
+#include "snapshot/writer.h"
+
+#include <algorithm>
+
+namespace mayfly::daemon {
+
+namespace {
+
+/// The base of a diff is still in the store, and still the same.
+Result<> check_base(FdRef store, const BaseSnapshot& base) {
+  const auto chain = snapshot::Chain::open(store, base.id);
+  if (!chain && chain.error().code() == Code::kNotFound) {
+    return fail({Code::kFailedPrecondition, "BASE_GONE"},
+                "the snapshot %s, which a DIFF would be over, is no longer there", base.id.c_str());
+  }
+  if (!chain) return std::unexpected(Error(chain.error()).with_context(base.id));
+  const auto& index = chain->newest().index();
+  if (!index || index->digest != base.memory_digest) {
+    return fail({Code::kFailedPrecondition, "BASE_GONE"},
+                "the snapshot %s is another than the one that a DIFF would be over",
+                base.id.c_str());
+  }
+  if (chain->snapshots().size() >= snapshot::kMaxChainLength) {
+    return fail({Code::kFailedPrecondition, "CHAIN_LENGTH"},
+                "the snapshot %s stands on %zu others, which is the limit; make a FULL",
+                base.id.c_str(), chain->snapshots().size() - 1);
+  }
+  return {};
+}
+
+Result<BaseSnapshot> base_of(const Vm& vm) {
+  auto base = vm.base();
+  if (base) return *std::move(base);
+  return fail({Code::kFailedPrecondition, "NO_BASE"},
+              "save %s: its memory stands on no snapshot that a DIFF could be over; make a FULL",
+              vm.identity().id.c_str());
+}
+
+}  // namespace
+
+Result<SnapshotOutcome> SnapshotManager::create(const SnapshotRequest& request, const Call& call) {
+  Stopwatch stopwatch;
+  TRY(validate_snapshot_id(request.snapshot_id));
+  const VmPin vm = TRY(vms_.find(request.vm_id));
+  const VmView view = TRY(vm->wait_created(call));
+  TRY(check_saved_disks(view, request.caller_keeps_disks));
+  const FdRef directory = TRY(store_.directory());
+  std::optional<SnapshotHold> hold;
+  if (request.is_diff) {
+    const BaseSnapshot base = TRY(base_of(*vm));
+    hold.emplace(store_.hold(base.id));
+    TRY(check_base(directory, base));
+  }
+  auto writer =
+      TRY(snapshot::SnapshotWriter::create({.store = directory, .name = request.snapshot_id}));
+  stopwatch.lap("prepare");
+  const SavedVm saved = TRY(vm->save({.stay_paused = request.stay_paused}, call, stopwatch));
+  const snapshot::Digest digest =
+      TRY(write(request, view, saved, {.writer = writer, .call = call}, stopwatch));
+  // What it left behind now, and goes on from, is what the snapshot has.
+  if (!saved.layer) vm->stands_on({.id = request.snapshot_id, .memory_digest = digest});
+  return SnapshotOutcome{.snapshot = TRY(store_.get(request.snapshot_id)),
+                         .vm = vm->view(),
+                         .times = stopwatch.times(),
+                         .stopped_us = saved.stopped_us};
+}
+
+Result<snapshot::Digest> SnapshotManager::write(const SnapshotRequest& request, const VmView& vm,
+                                                const SavedVm& saved, const Sink& sink,
+                                                Stopwatch& stopwatch) {
+  const snapshot::MachineState state = TRY(read_saved_state(saved.state.ref(), vm.spec));
+  const uint64_t memory_bytes = vm.spec.memory_mib << 20;
+  SavedMemory memory = TRY(SavedMemory::open(saved, memory_bytes, sink.call));
+  std::optional<snapshot::Parent> parent;
+  if (request.is_diff) parent = {.id = saved.base->id, .memory_digest = saved.base->memory_digest};
+  const auto written = TRY(snapshot::write_memory(
+      {.file = TRY(sink.writer.create_part(snapshot::kMemoryName)),
+       .ram = memory,
+       .memory_bytes = memory_bytes,
+       .parent_digest = parent ? parent->memory_digest : snapshot::Digest{},
+       .dirty = parent ? memory.changed_pages() : std::span<const uint64_t>()}));
+  stopwatch.lap("memory");
+  const snapshot::Sealed index = TRY(snapshot::encode_index(written.index));
+  TRY(sink.writer.write_part(snapshot::kMemoryIndexName, index));
+  TRY(sink.writer.write_part(snapshot::kStateName, snapshot::encode_state(state)));
+  TRY(sink.writer.commit({.id = request.snapshot_id,
+                          .kind = parent ? snapshot::Kind::kDiff : snapshot::Kind::kFull,
+                          .parent = parent,
+                          .created_ns = static_cast<uint64_t>(unix_now_us()) * 1000,
+                          .machine = machine_info(vm.spec, vm.cmdline, state),
+                          .host = requirements_of(state, saved.tsc_khz),
+                          .parts = {}}));
+  stopwatch.lap("commit");
+  return index.digest;
+}
+
+Result<VerifyOutcome> SnapshotManager::verify(const std::string& id) {
+  Stopwatch stopwatch;
+  TRY(validate_snapshot_id(id));
+  SnapshotView view = TRY(store_.get(id));
+  const SnapshotHold hold = store_.hold(id);
+  const auto chain = TRY(snapshot::Chain::open(TRY(store_.directory()), id));
+  stopwatch.lap("open");
+  TRY(chain.verify_memory());
+  stopwatch.lap("memory");
+  VerifyOutcome outcome{.snapshot = std::move(view), .verified_ids = {}, .times = {}};
+  for (const snapshot::Snapshot& each : chain.snapshots()) {
+    outcome.verified_ids.push_back(each.manifest().id);
+  }
+  outcome.times = stopwatch.times();
+  return outcome;
+}
+
+Result<> SnapshotManager::check_host(const snapshot::HostRequirements& needed) {
+  std::lock_guard lock(mutex_);
+  if (!host_) host_ = TRY(look_());
+  return snapshot::check_host(needed, *host_);
+}
+
+}  // namespace mayfly::daemon

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What SnapshotService does, without gRPC: VMs into the store and out of it again. Any thread; the
+// memory of a saved VM is written by the caller's thread, while the VM runs on.
+#pragma once
+
+#include "base/error.h"
+#include "daemon/call.h"
+#include "daemon/snapshot_store.h"
+#include "daemon/vm_manager.h"
+#include "snapshot/chain.h"
+#include "snapshot/writer.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mayfly::daemon {
+
+inline constexpr size_t kMaxClones = 1000;
+
+struct SnapshotRequest {
+  std::string vm_id = {};
+  std::string snapshot_id = {};
+  bool is_diff = false;
+  bool stay_paused = false;
+  bool caller_keeps_disks = false;
+};
+
+struct SnapshotOutcome {
+  SnapshotView snapshot;
+  VmView vm;
+  PhaseTimes times;
+  uint64_t stopped_us = 0;
+};
+
+struct VerifyOutcome {
+  SnapshotView snapshot;
+  std::vector<std::string> verified_ids = {};
+  PhaseTimes times;
+};
+
+struct DiskOverride {
+  uint32_t index = 0;
+  std::string path = {};
+  DiskLimits limits = {};
+};
+
+/// What another VM than the saved one has.
+struct RestoreOverrides {
+  std::vector<DiskOverride> disks = {};
+  std::optional<uint64_t> guest_cid = {};
+  std::optional<uint32_t> console_kib = {};
+  ResourceLimits limits = {};
+  bool allow_slow_kvm = false;
+};
+
+struct RestoreVmPlan {
+  std::string snapshot_id = {};
+  std::string vm_id = {};
+  RestoreOverrides overrides = {};
+  bool start = false;
+  bool verify_memory = false;
+  std::string request_id = {};
+};
+
+struct CloneTarget {
+  std::string vm_id = {};
+  RestoreOverrides overrides = {};
+};
+
+struct ClonePlan {
+  // One of the two.
+  std::string snapshot_id = {};
+  std::string source_vm_id = {};
+  std::vector<CloneTarget> targets = {};
+  bool start = false;
+  bool caller_keeps_disks = false;
+};
+
+class SnapshotManager {
+ public:
+  /// Looks at the host that VMs are restored on.
+  using HostLook = std::function<Result<snapshot::HostDescription>()>;
+
+  /// Both outlive it. The host is looked at when it is first needed.
+  SnapshotManager(VmManager& vms, SnapshotStore& store, HostLook look)
+      : vms_(vms), store_(store), look_(std::move(look)) {}
+
+  Result<SnapshotOutcome> create(const SnapshotRequest& request, const Call& call);
+  Result<SnapshotView> get(const std::string& id) { return store_.get(id); }
+  Result<SnapshotPage> list(size_t page_size, const std::string& page_token) {
+    return store_.list(page_size, page_token);
+  }
+  Result<> remove(const std::string& id) { return store_.remove(id); }
+  Result<VerifyOutcome> verify(const std::string& id);
+
+  Result<VmOutcome> restore(const RestoreVmPlan& plan, const Call& call);
+
+  using CloneHook = std::function<void(const std::string& vm_id, const Result<VmOutcome>& made)>;
+  /// The hook is called for each of the targets, by one thread at a time. An error: none was begun.
+  Result<> clone(const ClonePlan& plan, const CloneHook& made, const Call& call);
+
+ private:
+  /// A machine to go on from, and what a VM of it is like but for the overrides.
+  struct Prepared {
+    RestoreSource source;
+    VmSpec spec;
+  };
+  Result<Prepared> prepare_snapshot(const std::string& id, bool verify_memory,
+                                    Stopwatch& stopwatch);
+  Result<Prepared> prepare_vm(const ClonePlan& plan, const Call& call);
+  /// Where a snapshot is written to, and who waits for it.
+  struct Sink {
+    snapshot::SnapshotWriter& writer;
+    const Call& call;
+  };
+  /// The digest of the memory's index.
+  Result<snapshot::Digest> write(const SnapshotRequest& request, const VmView& vm,
+                                 const SavedVm& saved, const Sink& sink, Stopwatch& stopwatch);
+  Result<> check_host(const snapshot::HostRequirements& needed);
+
+  VmManager& vms_;
+  SnapshotStore& store_;
+  const HostLook look_;
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::optional<snapshot::HostDescription> host_;
+};
+
+}  // namespace mayfly::daemon

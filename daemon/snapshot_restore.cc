@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How VMs go on from snapshots and from each other: everything is looked at before a process
+// exists.
+#include "daemon/random.h"
+#include "daemon/saved_memory.h"
+#include "daemon/saved_state.h"
+#include "daemon/snapshot_manager.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+namespace mayfly::daemon {
+
+namespace {
+
+// How many VMs are made at once: each is a process that its host's CPUs have to start.
+constexpr size_t kClonesAtOnce = 8;
+
+uint64_t fresh_guest_cid() {
+  uint32_t number = 0;
+  const std::string bytes = random_bytes(sizeof(number));
+  std::memcpy(&number, bytes.data(), sizeof(number));
+  return kMinGuestCid + number % (kMaxGuestCid - kMinGuestCid + 1);
+}
+
+/// The memory that a chain is, which nobody writes any more.
+Result<Fd> memory_of(const snapshot::Chain& chain) {
+  const snapshot::Snapshot& newest = chain.newest();
+  if (newest.manifest().kind == snapshot::Kind::kStateOnly) {
+    return fail({Code::kFailedPrecondition, "NO_MEMORY"}, "snapshot %s: is a STATE_ONLY",
+                newest.manifest().id.c_str());
+  }
+  if (chain.snapshots().size() == 1) return Fd::duplicate(newest.memory());
+  snapshot::LayeredMemory memory = chain.memory();
+  Fd file = TRY(Fd::memfd("mayfly-template", memory.size()));
+  TRY(memory.apply_to(file.ref()));
+  TRY(seal_memfd(file.ref()));
+  return file;
+}
+
+Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
+  std::vector<bool> given(all_disks(spec).size());
+  for (const DiskOverride& disk : overrides.disks) {
+    if (disk.index >= given.size()) {
+      return fail({Code::kInvalidArgument, "DISK_INDEX"},
+                  "overrides.disks: index %u, where the saved VM has %zu disks", disk.index,
+                  given.size());
+    }
+    if (given[disk.index]) {
+      return fail({Code::kInvalidArgument, "DISK_INDEX"},
+                  "overrides.disks: index %u is there twice", disk.index);
+    }
+    given[disk.index] = true;
+    spec.disks[disk.index].path = disk.path;
+    spec.disks[disk.index].limits = disk.limits;
+  }
+  for (size_t i = 0; i < spec.disks.size(); ++i) {
+    if (!spec.disks[i].path.empty() || given[i]) continue;
+    return fail({Code::kInvalidArgument, "DISK_MISSING"},
+                "overrides.disks: no file for disk %zu, of %llu bytes, %s", i,
+                static_cast<unsigned long long>(spec.disks[i].size_bytes.value_or(0)),
+                spec.disks[i].read_only ? "read-only" : "writable");
+  }
+  if (overrides.guest_cid && !spec.agent) {
+    return fail({Code::kInvalidArgument, "GUEST_CID"},
+                "overrides.guest_cid: the saved VM has no vsock device");
+  }
+  spec.guest_cid = overrides.guest_cid.value_or(fresh_guest_cid());
+  if (overrides.console_kib) spec.console_kib = *overrides.console_kib;
+  spec.limits = overrides.limits;
+  spec.allow_slow_kvm = overrides.allow_slow_kvm;
+  return spec;
+}
+
+}  // namespace
+
+Result<SnapshotManager::Prepared> SnapshotManager::prepare_snapshot(const std::string& id,
+                                                                    bool verify_memory,
+                                                                    Stopwatch& stopwatch) {
+  TRY(validate_snapshot_id(id));
+  const SnapshotHold hold = store_.hold(id);
+  (void)TRY(store_.get(id));
+  const auto chain = TRY(snapshot::Chain::open(TRY(store_.directory()), id));
+  const snapshot::Manifest& manifest = chain.newest().manifest();
+  TRY(check_host(manifest.host));
+  VmSpec spec = TRY(spec_of(manifest.machine));
+  stopwatch.lap("open-snapshot");
+  if (verify_memory) {
+    TRY(chain.verify_memory());
+    stopwatch.lap("verify");
+  }
+  Fd memory = TRY(memory_of(chain));
+  stopwatch.lap("memory");
+  return Prepared{
+      .source = {.state = TRY(state_file(chain.newest().state())),
+                 .memory = std::move(memory),
+                 .layers = {},
+                 .base = BaseSnapshot{.id = id, .memory_digest = chain.newest().index()->digest},
+                 .origin = id},
+      .spec = std::move(spec)};
+}
+
+Result<SnapshotManager::Prepared> SnapshotManager::prepare_vm(const ClonePlan& plan,
+                                                              const Call& call) {
+  Stopwatch stopwatch;
+  const VmPin vm = TRY(vms_.find(plan.source_vm_id));
+  const VmView view = TRY(vm->wait_created(call));
+  TRY(check_saved_disks(view, plan.caller_keeps_disks));
+  SavedVm saved = TRY(vm->save({}, call, stopwatch));
+  const snapshot::MachineState state = TRY(read_saved_state(saved.state.ref(), view.spec));
+  TRY(SavedMemory::open(saved, view.spec.memory_mib << 20, call));
+  VmSpec spec = TRY(spec_of(machine_info(view.spec, view.cmdline, state)));
+  const std::vector<const DiskSpec*> disks = all_disks(view.spec);
+  spec.debug_serial = view.spec.debug_serial;
+  for (size_t i = 0; i < disks.size(); ++i) {
+    if (disks[i]->read_only) spec.disks[i].path = disks[i]->path;
+  }
+  Prepared prepared{.source = {.state = TRY(state_file(state)),
+                               .memory = std::move(saved.memory),
+                               .layers = {},
+                               .base = std::move(saved.base),
+                               .origin = view.id},
+                    .spec = std::move(spec)};
+  if (saved.layer) prepared.source.layers.push_back(*std::move(saved.layer));
+  return prepared;
+}
+
+Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call& call) {
+  Stopwatch stopwatch;
+  TRY(vms_.check_new(plan.vm_id, plan.request_id));
+  if (auto before = TRY(vms_.made_before(plan.vm_id, plan.request_id, call)))
+    return *std::move(before);
+  const Prepared prepared = TRY(prepare_snapshot(plan.snapshot_id, plan.verify_memory, stopwatch));
+  return vms_.restore({.vm_id = plan.vm_id,
+                       .spec = TRY(apply(plan.overrides, prepared.spec)),
+                       .start = plan.start,
+                       .request_id = plan.request_id,
+                       .source = prepared.source},
+                      call, stopwatch);
+}
+
+Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, const Call& call) {
+  if (plan.targets.empty() || plan.targets.size() > kMaxClones) {
+    return fail({Code::kInvalidArgument, "CLONE_COUNT"}, "clones: %zu is not within 1 to %zu",
+                plan.targets.size(), kMaxClones);
+  }
+  for (const CloneTarget& target : plan.targets) TRY(vms_.check_new(target.vm_id, ""));
+  if (plan.snapshot_id.empty() == plan.source_vm_id.empty()) {
+    return fail({Code::kInvalidArgument, "CLONE_SOURCE"},
+                "source: neither a snapshot_id nor a source_vm_id");
+  }
+  Stopwatch ignored;
+  const Prepared prepared = plan.source_vm_id.empty()
+                                ? TRY(prepare_snapshot(plan.snapshot_id, false, ignored))
+                                : TRY(prepare_vm(plan, call));
+  const auto make = [&](const CloneTarget& target) -> Result<VmOutcome> {
+    Stopwatch stopwatch;
+    TRY(call.check("making the clone"));
+    return vms_.restore({.vm_id = target.vm_id,
+                         .spec = TRY(apply(target.overrides, prepared.spec)),
+                         .start = plan.start,
+                         .request_id = {},
+                         .source = prepared.source},
+                        call, stopwatch);
+  };
+  std::atomic<size_t> next = 0;
+  std::mutex one_at_a_time;
+  std::vector<std::jthread> threads;
+  for (size_t i = 0; i < std::min(plan.targets.size(), kClonesAtOnce); ++i) {
+    threads.emplace_back([&] {
+      for (size_t place = next++; place < plan.targets.size(); place = next++) {
+        const CloneTarget& target = plan.targets[place];
+        const auto outcome = make(target);
+        std::lock_guard lock(one_at_a_time);
+        made(target.vm_id, outcome);
+      }
+    });
+  }
+  return {};
+}
+
+}  // namespace mayfly::daemon

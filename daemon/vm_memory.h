@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a VM is saved to and goes on from: its state, and a memory that nobody writes any more with
+// layers of pages over it. Plain values; who has one owns its files.
+#pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "snapshot/digest.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mayfly::daemon {
+
+/// Some pages of a memory: a sparse file as long as that, and a bit for each page that is in it.
+struct PageLayer {
+  Fd memory;
+  Fd pages;
+};
+
+/// The snapshot that a memory is the same as: what a diff may be over.
+struct BaseSnapshot {
+  std::string id;
+  snapshot::Digest memory_digest;
+};
+
+/// Where a VM's memory is. While it is shared, `file` has all of it; afterwards the VM's own pages
+/// are private to its monitor, and `file` is what it had when they became so.
+struct VmMemory {
+  Fd file;
+  bool is_private = false;
+  // Nobody can write it any more.
+  bool is_sealed = false;
+  std::optional<BaseSnapshot> base;
+};
+
+/// A machine to go on from; many VMs may do so at once.
+struct RestoreSource {
+  /// The part `state`, as our own encoder wrote it.
+  Fd state;
+  /// Nobody writes it any more.
+  Fd memory;
+  std::vector<PageLayer> layers;
+  std::optional<BaseSnapshot> base;
+  /// For people: the snapshot's or the VM's id.
+  std::string origin;
+};
+
+struct SavePlan {
+  /// The VM is PAUSED afterwards, also where it ran. After a failure it goes on as it was.
+  bool stay_paused = false;
+};
+
+/// A saved VM. The state and the layer were written by its monitor: hostile, but nobody writes them
+/// any more.
+struct SavedVm {
+  Fd state;
+  Fd memory;
+  /// Over `memory`; absent where that is all.
+  std::optional<PageLayer> layer;
+  std::optional<BaseSnapshot> base;
+  uint32_t tsc_khz = 0;
+  uint64_t stopped_us = 0;
+};
+
+/// From now on nobody can write a memfd or change its length; fails while anybody has it mapped
+/// shared and writable.
+Result<> seal_memfd(FdRef memfd);
+
+}  // namespace mayfly::daemon

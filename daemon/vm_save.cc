@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How a VM is saved: it stands still while its monitor writes its state and gives up its memory, or
+// copies what has changed of it.
+#include "base/clock.h"
+#include "daemon/vm.h"
+
+#include <cerrno>
+
+#include <fcntl.h>
+
+namespace mayfly::daemon {
+
+namespace {
+
+constexpr auto kSaveLimit = std::chrono::seconds(60);
+constexpr auto kResumeLimit = std::chrono::seconds(60);
+
+Result<PageLayer> new_layer() {
+  return PageLayer{.memory = TRY(Fd::memfd("mayfly-layer", 0)),
+                   .pages = TRY(Fd::memfd("mayfly-layer-pages", 0))};
+}
+
+/// Says which pages a monitor has made its own. It is not dumpable, so that the file is root's.
+Result<Fd> open_pagemap(pid_t pid) {
+  auto pagemap = Fd::open(format("/proc/%d/pagemap", pid).c_str(), O_RDONLY);
+  if (pagemap || pagemap.error().code() != Code::kPermissionDenied) return pagemap;
+  return fail_errno(
+      {Code::kFailedPrecondition, "PAGEMAP_DENIED"}, pagemap.error().os_errno(),
+      "save: a VM that was restored, cloned or saved before is saved by a daemon that "
+      "runs as root only: /proc/%d/pagemap",
+      pid);
+}
+
+}  // namespace
+
+Result<> seal_memfd(FdRef memfd) {
+  if (::fcntl(memfd.number(), F_ADD_SEALS,
+              F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
+    return fail_errno({Code::kUnavailable, "MEMORY_IN_USE"}, errno,
+                      "seal what the monitor should have left");
+  }
+  return {};
+}
+
+Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stopwatch) {
+  TRY(wait_created(call));
+  const VmState before = TRY(begin_save(call));
+  stopwatch.lap("queue");
+  const uint64_t stop_ns = monotonic_ns();
+  auto saved = save_stopped(before, call, stopwatch);
+  if (before == VmState::kRunning && (!saved || !plan.stay_paused)) {
+    // The monitor answers in order: this one comes after whatever was given up above. It is sent
+    // also where nobody waits for it any more.
+    const Call patience = call.check("resume") ? call.at_most(kResumeLimit)
+                                               : Call::within(std::chrono::milliseconds(0));
+    const auto resumed =
+        command(Command::kResume, "resume", VmState::kPaused, VmState::kRunning, patience);
+    stopwatch.lap("resume");
+    if (saved && !resumed) saved = std::unexpected(resumed.error());
+  }
+  if (saved) saved->stopped_us = (monotonic_ns() - stop_ns) / 1000;
+  release();
+  return saved;
+}
+
+Result<VmState> Vm::begin_save(const Call& call) {
+  std::unique_lock lock(mutex_);
+  TRY(claim(lock, "save", call));
+  if (state_ != VmState::kRunning && state_ != VmState::kPaused) {
+    return fail({Code::kFailedPrecondition, "VM_STATE"},
+                "save %s: the VM is %s, it must be RUNNING or PAUSED", identity_.id.c_str(),
+                state_name(state_));
+  }
+  busy_ = true;
+  return state_;
+}
+
+Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& stopwatch) {
+  SavedVm saved;
+  saved.state = TRY(Fd::memfd("mayfly-state", 0));
+  SaveParams params{.state = saved.state.ref(), .changed_pages = std::nullopt, .pagemap = FdRef()};
+  Fd pagemap;
+  bool sealed = false;
+  {
+    // Nobody but us changes it: we have claimed the VM. It goes when the VM ends.
+    std::lock_guard lock(mutex_);
+    if (state_ == VmState::kStopped) return std::unexpected(stopped_error("save"));
+    saved.memory = TRY(Fd::duplicate(memory_.file.ref()));
+    saved.base = memory_.base;
+    sealed = memory_.is_sealed;
+    if (memory_.is_private) saved.layer = TRY(new_layer());
+  }
+  if (saved.layer) {
+    pagemap = TRY(open_pagemap(monitor_->pid()));
+    params.changed_pages = LayerParams{saved.layer->memory.ref(), saved.layer->pages.ref()};
+    params.pagemap = pagemap.ref();
+  }
+  jail_->allow_saving(spec_.memory_mib);
+  if (before == VmState::kRunning) {
+    TRY(command(Command::kPause, "pause", VmState::kRunning, VmState::kPaused, call));
+    stopwatch.lap("pause");
+  }
+  const bool leaves = !saved.layer;
+  const ControlReply reply = TRY(monitor_->call(
+      [&](uint64_t id) { return encode_save(id, params); }, call.at_most(kSaveLimit), "save",
+      [this, leaves](const Result<ControlReply>& result) {
+        // Also where nobody waits for it any more.
+        std::lock_guard lock(mutex_);
+        if (leaves && result && !result->error) memory_.is_private = true;
+      }));
+  if (!reply.saved) {
+    return fail({Code::kUnavailable, "MONITOR_REPLY"},
+                "save: the monitor did not say what it saved");
+  }
+  saved.tsc_khz = reply.saved->tsc_khz;
+  // What was shared with the monitor is ours alone from here on.
+  TRY(seal_memfd(saved.state.ref()));
+  if (saved.layer) {
+    TRY(seal_memfd(saved.layer->memory.ref()));
+    TRY(seal_memfd(saved.layer->pages.ref()));
+  }
+  if (!sealed) {
+    TRY(seal_memfd(saved.memory.ref()));
+    std::lock_guard lock(mutex_);
+    memory_.is_sealed = true;
+  }
+  stopwatch.lap("save");
+  return saved;
+}
+
+std::optional<BaseSnapshot> Vm::base() const {
+  std::lock_guard lock(mutex_);
+  return memory_.base;
+}
+
+void Vm::stands_on(BaseSnapshot base) {
+  std::lock_guard lock(mutex_);
+  memory_.base = std::move(base);
+}
+
+}  // namespace mayfly::daemon
