@@ -9,7 +9,7 @@ import harness
 from control.monitor_client import Monitor
 from harness import control_pb, vm_pb
 
-LIMIT_PRIVATE_BYTES = 7 << 18  # 1.75 MiB, the program's own pages included
+LIMIT_PRIVATE_BYTES = 3 << 19  # 1.5 MiB, the program's own pages included
 LIMIT_PRIVATE_BESIDE_BYTES = 3 << 17  # 384 KiB: what a further VM costs
 
 
