@@ -4,6 +4,7 @@
 // copies what has changed of it.
 #include "base/clock.h"
 #include "daemon/vm.h"
+#include "snapshot/manifest.h"
 
 #include <cerrno>
 
@@ -16,9 +17,11 @@ namespace {
 constexpr auto kSaveLimit = std::chrono::seconds(60);
 constexpr auto kResumeLimit = std::chrono::seconds(60);
 
-Result<PageLayer> new_layer() {
-  return PageLayer{.memory = TRY(Fd::memfd("mayfly-layer", 0)),
-                   .pages = TRY(Fd::memfd("mayfly-layer-pages", 0))};
+// As long as the monitor needs them: it may not change a file's length.
+Result<PageLayer> new_layer(uint64_t memory_bytes) {
+  const uint64_t page_count = memory_bytes / snapshot::kPageBytes;
+  return PageLayer{.memory = TRY(Fd::memfd("mayfly-layer", memory_bytes)),
+                   .pages = TRY(Fd::memfd("mayfly-layer-pages", (page_count + 7) / 8))};
 }
 
 /// Says which pages a monitor has made its own. It is not dumpable, so that the file is root's.
@@ -89,7 +92,7 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
     saved.memory = TRY(Fd::duplicate(memory_.file.ref()));
     saved.base = memory_.base;
     sealed = memory_.is_sealed;
-    if (memory_.is_private) saved.layer = TRY(new_layer());
+    if (memory_.is_private) saved.layer = TRY(new_layer(spec_.memory_mib << 20));
   }
   if (saved.layer) {
     pagemap = TRY(open_pagemap(monitor_->pid()));

@@ -7,6 +7,14 @@ import socket
 from harness import PATIENCE, PROBE, VMM, control_pb
 
 
+def layer_files(memory_bytes):
+    """What a Save puts changed pages into: descriptors of their memory and of their bits."""
+    layer = os.memfd_create("layer"), os.memfd_create("pages")
+    os.truncate(layer[0], memory_bytes)
+    os.truncate(layer[1], (memory_bytes // 4096 + 7) // 8)
+    return layer
+
+
 class Snapshot:
     """What a machine can be restored from: descriptors of its memory and state, and layers (memory, pages)."""
 
@@ -114,7 +122,7 @@ class Monitor:
         if changed_from is None:
             reply = self.call([state], save=control_pb.Save(state_fd=0, leave_memory=True))
             return Snapshot(os.dup(self.memory), state), reply
-        layer = os.memfd_create("layer"), os.memfd_create("pages")
+        layer = layer_files(os.fstat(changed_from.memory).st_size)
         pagemap = os.open(f"/proc/{self.process.pid}/pagemap", os.O_RDONLY)
         changed = control_pb.ChangedPages(layer=control_pb.Layer(memory_fd=1, pages_fd=2), pagemap_fd=3)
         reply = self.call([state, *layer, pagemap], save=control_pb.Save(state_fd=0, changed_pages=changed))

@@ -13,7 +13,7 @@ import time
 
 import harness
 from control import state_file
-from control.monitor_client import Monitor, Snapshot
+from control.monitor_client import Monitor, Snapshot, layer_files
 from harness import control_pb
 
 MULTIPLIER, INCREMENT = 6364136223846793005, 1442695040888963407
@@ -286,7 +286,7 @@ class SaveTest(SaveCase):
         read_only = os.open(self.file("read-only"), os.O_RDONLY)
         for fd in (empty, full, pipe, write_end, read_only):
             self.addCleanup(os.close, fd)
-        self.assert_refused(save(state_file.file_of(b"x")), "FILE_NOT_EMPTY", "save.state_fd", "1")
+        self.assert_refused(save(state_file.file_of(b"x")), "FILE_LENGTH", "save.state_fd", "1")
         self.assert_refused(save(pipe), "NOT_A_FILE", "save.state_fd")
         self.assert_refused(save(read_only), "WRITE_FAILED", "save.state_fd")
         self.assert_refused(save(full), "NO_SPACE", "save.state_fd")
@@ -304,10 +304,10 @@ class SaveTest(SaveCase):
 
         self.ok(vm.call(resume=control_pb.Resume()))
         self.run_on(vm, 20)
-        layer, pages = os.memfd_create("layer"), os.memfd_create("pages")
-        self.assert_refused(save_changes(read_only, pages), "WRITE_FAILED")
-        self.assert_refused(save_changes(state_file.file_of(b"x"), pages), "FILE_NOT_EMPTY", "layer.memory_fd")
-        self.assert_refused(save_changes(layer, state_file.file_of(b"x")), "FILE_NOT_EMPTY", "layer.pages_fd")
+        layer, pages = layer_files(32 << 20)
+        self.assert_refused(save_changes(os.open(f"/proc/self/fd/{layer}", os.O_RDONLY), pages), "WRITE_FAILED")
+        self.assert_refused(save_changes(state_file.file_of(b"x"), pages), "FILE_LENGTH", "layer.memory_fd", "33554432")
+        self.assert_refused(save_changes(layer, state_file.file_of(b"x")), "FILE_LENGTH", "layer.pages_fd", "1024")
         self.assert_refused(save_changes(layer, pages, empty), "FILE_TOO_SHORT", "pagemap_fd")
         self.ok(vm.call(resume=control_pb.Resume()))
         self.assert_ends_well(vm)
@@ -361,8 +361,8 @@ class RefusedRestoreTest(SaveCase):
         os.truncate(pages, 1024)
         os.truncate(long, 1025)
         self.refused("MEMORY_FILE_TOO_SHORT", memory=short)
-        self.refused("LAYER_SIZE", "restore.layers[1]", "memory_fd", layers=[(whole, pages), (short, pages)])
-        self.refused("LAYER_SIZE", "restore.layers[0]", "pages_fd", "1025", layers=[(whole, long)])
+        self.refused("FILE_LENGTH", "restore.layers[1]", "memory_fd", layers=[(whole, pages), (short, pages)])
+        self.refused("FILE_LENGTH", "restore.layers[0]", "pages_fd", "1025", layers=[(whole, long)])
         self.refused("TOO_MANY", "restore.layers", "5", "4", layers=[(whole, pages)] * 5)
         # RAM of 32 MiB and 4 KiB ends in the middle of a byte of the bitmap.
         odd = (32 << 20) + 4096

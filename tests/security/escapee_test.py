@@ -27,6 +27,9 @@ MOST_MISSING = 0.1
 
 
 def how(row):
+    # It may still be killed after it has got what it wanted.
+    if "ESCAPED" in row["said"]:
+        return "escaped"
     if "signal" in row:
         return signal.Signals(row["signal"]).name
     return {ESCAPED: "escaped", REFUSED: "refused", MISSING: "missing"}.get(row["code"], f"broken ({row['code']})")

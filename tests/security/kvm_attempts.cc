@@ -110,7 +110,7 @@ Outcome debug_guest(World& world) {
 constexpr Attempt kAttempts[] = {
     {"second-machine", "a machine that nobody limits", kSeccomp | kBeforeRun, second_machine},
     {"ask-kvm", "KVM's own requests once a machine runs", kSeccomp | kBeforeRun, ask_kvm},
-    {"list-msrs", "which registers the CPU has", kSeccomp, list_msrs},
+    {"list-msrs", "which registers the CPU has", kSeccomp | kBeforeRun, list_msrs},
     {"other-memory", "memory that was not the guest's", kSeccomp | kBeforeRun, other_memory},
     {"own-stack-as-guest-memory", "code of its own, in the guest", kSeccomp | kBeforeRun,
      own_stack_as_guest_memory},
@@ -122,7 +122,7 @@ constexpr Attempt kAttempts[] = {
     {"trap-msrs", "the kernel's MSR filters", kSeccomp, trap_msrs},
     {"legacy-devices", "emulated devices in the kernel", kSeccomp, legacy_devices},
     {"set-registers", "a guest that runs elsewhere", kSeccomp | kBeforeRun, set_registers},
-    {"set-msrs", "MSRs of its choice", kSeccomp, set_msrs},
+    {"set-msrs", "MSRs of its choice", kSeccomp | kBeforeRun, set_msrs},
     {"debug-guest", "the kernel's debugging code", kSeccomp, debug_guest},
 };
 

@@ -31,6 +31,7 @@ inline constexpr auto kInterruptRules = std::to_array<seccomp::Rule>({
 
 /// Building a machine.
 inline constexpr auto kBuildRules = std::to_array<seccomp::Rule>({
+    allow_request(kGetMsrIndexList, "which MSRs are a vCPU's state"),
     allow_request(KVM_GET_API_VERSION, "is the descriptor /dev/kvm?"),
     allow_request(KVM_CHECK_EXTENSION, "what this host's KVM can do"),
     allow_request(KVM_GET_VCPU_MMAP_SIZE, "the size of a vCPU's shared area"),
@@ -63,7 +64,6 @@ inline constexpr auto kRestoreRules = std::to_array<seccomp::Rule>({
 /// Saving a machine. Nothing that changes one.
 inline constexpr auto kSaveRules = std::to_array<seccomp::Rule>({
     allow_request(KVM_KVMCLOCK_CTRL, "the guest is told that it was paused"),
-    allow_request(kGetMsrIndexList, "which MSRs are a vCPU's state"),
     allow_request(KVM_GET_MP_STATE, "a vCPU's state"),
     allow_request(KVM_GET_REGS, "a vCPU's state"),
     allow_request(KVM_GET_SREGS, "a vCPU's state"),

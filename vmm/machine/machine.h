@@ -136,6 +136,7 @@ class Machine final : public EndListener,
   // Borrowers come after their owners.
   std::optional<GuestMemory> memory_;
   std::optional<kvm::Kvm> kvm_;
+  kvm::MsrList msr_list_;
   std::optional<kvm::Vm> vm_;
   std::optional<ConsoleRingWriter> console_ring_;
   Ioapic ioapic_;

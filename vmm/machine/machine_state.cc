@@ -86,9 +86,8 @@ Result<> Machine::restore_parts(const snapshot::MachineState& state) {
 
 Result<snapshot::MachineState> Machine::state() {
   snapshot::MachineState state;
-  const kvm::MsrList msrs = TRY(kvm_->msr_list());
   for (const kvm::Vcpu& vcpu : vcpus_->vcpus()) {
-    state.vcpus.push_back({.state = TRY(vcpu.save(msrs)), .cpuid = TRY(vcpu.cpuid())});
+    state.vcpus.push_back({.state = TRY(vcpu.save(msr_list_)), .cpuid = TRY(vcpu.cpuid())});
   }
   state.ioapic = ioapic_.save();
   state.devices = devices_->save();
@@ -124,7 +123,7 @@ Result<Saved> Machine::save(const SaveConfig& config) {
                 "save.changed_pages: the VM's memory is not private, there is nothing that it "
                 "changed since");
   }
-  TRY(expect_empty(config.state.ref(), "save.state_fd"));
+  TRY(expect_length(config.state.ref(), 0, "save.state_fd"));
   const uint64_t begin_ns = monotonic_ns();
   const snapshot::Sealed part = snapshot::encode_state(TRY(state()));
   TRY(with_context(write_file_at(config.state.ref(), std::as_bytes(std::span(part.bytes)), 0),

@@ -13,12 +13,11 @@
 namespace mayfly {
 
 inline constexpr auto kSaveFileRules = std::to_array<seccomp::Rule>({
-    seccomp::allow(__NR_lseek, "is a file empty?",
+    seccomp::allow(__NR_lseek, "how long is a file?",
                    {seccomp::equals64(1, 0), seccomp::equals32(2, SEEK_END)}),
-    seccomp::allow(__NR_pwrite64, "the state, and which pages a layer has"),
-    seccomp::allow(__NR_ftruncate, "a layer's files get their length"),
     seccomp::allow(__NR_pread64, "pagemap: which pages are private"),
-    seccomp::allow(__NR_pwritev, "changed pages, straight from guest RAM"),
+    seccomp::allow(__NR_pwritev,
+                   "the state; changed pages, straight from guest RAM, and which they are"),
 });
 
 }  // namespace mayfly

@@ -109,36 +109,25 @@ Result<uint64_t> find_private(FdRef pagemap, const Piece& piece, std::vector<uin
   return count;
 }
 
-Result<> set_length(FdRef file, uint64_t bytes) {
-  if (::ftruncate(file.number(), static_cast<off_t>(bytes)) == 0) return {};
-  return write_failed(errno);
-}
-
-Result<> check_length(FdRef file, uint64_t wanted, const char* field) {
-  Result<uint64_t> found = file_size(file);
-  if (!found) return std::unexpected(std::move(found).error().with_context(field));
-  if (*found == wanted) return {};
-  return fail({Code::kDataLoss, "LAYER_SIZE"}, "%s: %llu bytes, where %llu belong", field,
-              static_cast<unsigned long long>(*found), static_cast<unsigned long long>(wanted));
-}
-
 }  // namespace
 
-Result<> expect_empty(FdRef file, const char* field) {
+Result<> expect_length(FdRef file, uint64_t wanted, const char* field) {
   const off_t end = ::lseek(file.number(), 0, SEEK_END);
   if (end < 0) {
     return fail_errno({Code::kInvalidArgument, "NOT_A_FILE"}, errno, "%s: find its end", field);
   }
-  if (end == 0) return {};
-  return fail({Code::kInvalidArgument, "FILE_NOT_EMPTY"}, "%s: holds %llu bytes already", field,
-              static_cast<unsigned long long>(end));
+  const auto found = static_cast<uint64_t>(end);
+  if (found == wanted) return {};
+  return fail({Code::kInvalidArgument, "FILE_LENGTH"}, "%s: %llu bytes, where %llu belong", field,
+              static_cast<unsigned long long>(found), static_cast<unsigned long long>(wanted));
 }
 
 Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t offset) {
   while (!bytes.empty()) {
-    // SAFETY: the span is the caller's and outlives the call.
-    const ssize_t n =
-        ::pwrite(file.number(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    // SAFETY: the span is the caller's and outlives the call, which only reads it. By the call that
+    // pages are written with, so that the filters need to let pass one.
+    const iovec rest = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+    const ssize_t n = ::pwritev(file.number(), &rest, 1, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return write_failed(errno);
     bytes = bytes.subspan(static_cast<size_t>(n));
@@ -150,17 +139,14 @@ Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t of
 Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) {
   const FdRef file = to.layer.memory.ref();
   const FdRef pages = to.layer.pages.ref();
-  TRY(expect_empty(file, "save.changed_pages.layer.memory_fd"));
-  TRY(expect_empty(pages, "save.changed_pages.layer.pages_fd"));
-  TRY(set_length(file, memory.size()));
-  TRY(set_length(pages, bytes_of_bits(memory.size() / kPageBytes)));
+  TRY(expect_length(file, memory.size(), "save.changed_pages.layer.memory_fd"));
+  TRY(expect_length(pages, bytes_of_bits(memory.size() / kPageBytes),
+                    "save.changed_pages.layer.pages_fd"));
   std::vector<uint64_t> entries;
   uint64_t count = 0;
   TRY(for_each_piece(memory, [&](const Piece& piece) -> Result<> {
     PageBits bits = {};
-    const uint64_t found = TRY(find_private(to.pagemap.ref(), piece, entries, bits));
-    if (found == 0) return {};
-    count += found;
+    count += TRY(find_private(to.pagemap.ref(), piece, entries, bits));
     TRY(copy_pages(memory, piece, bits, file, Direction::kToFile));
     return write_file_at(pages, std::span(bits).first(bytes_of_bits(piece.pages)),
                          piece.offset() / kPageBytes / 8);
@@ -169,8 +155,8 @@ Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) 
 }
 
 Result<> read_layer(const GuestMemory& memory, const MemoryLayer& layer) {
-  TRY(check_length(layer.memory.ref(), memory.size(), "memory_fd"));
-  TRY(check_length(layer.pages.ref(), bytes_of_bits(memory.size() / kPageBytes), "pages_fd"));
+  TRY(expect_length(layer.memory.ref(), memory.size(), "memory_fd"));
+  TRY(expect_length(layer.pages.ref(), bytes_of_bits(memory.size() / kPageBytes), "pages_fd"));
   return for_each_piece(memory, [&](const Piece& piece) -> Result<> {
     PageBits bits = {};
     const uint64_t bytes = bytes_of_bits(piece.pages);

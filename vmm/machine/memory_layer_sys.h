@@ -15,15 +15,17 @@
 namespace mayfly {
 
 /// Copies the pages that this process alone has, whoever wrote them, and says how many they are.
-/// kInvalidArgument where a file is not empty, kResourceExhausted NO_SPACE where a disk is full.
+/// kInvalidArgument FILE_LENGTH where a file is not as long as it must be, kResourceExhausted
+/// NO_SPACE where a disk is full.
 Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to);
 
-/// Copies the layer's pages over RAM. kDataLoss where its files are not as long as they must be or
-/// its bits go beyond RAM.
+/// Copies the layer's pages over RAM. kInvalidArgument FILE_LENGTH as above, kDataLoss where its
+/// bits go beyond RAM.
 Result<> read_layer(const GuestMemory& memory, const MemoryLayer& layer);
 
-/// kInvalidArgument FILE_NOT_EMPTY where it is not a file without content; `field` names it.
-Result<> expect_empty(FdRef file, const char* field);
+/// kInvalidArgument FILE_LENGTH where it is not a file of `wanted` bytes; `field` names it. Leaves
+/// its position at the end.
+Result<> expect_length(FdRef file, uint64_t wanted, const char* field);
 
 /// Through short writes and EINTR; a full disk is kResourceExhausted NO_SPACE.
 Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t offset);

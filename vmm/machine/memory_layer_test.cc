@@ -15,8 +15,9 @@ constexpr uint64_t kHighPages = 1001;  // not a multiple of 8
 constexpr uint64_t kSize = kLowRamEnd.value + kHighPages * kPage;
 constexpr uint64_t kLowPages = kLowRamEnd.value / kPage;
 
-ChangedPages empty_files() {
-  return {.layer = {.memory = *Fd::memfd("layer", 0), .pages = *Fd::memfd("pages", 0)},
+ChangedPages files_for(uint64_t pages) {
+  return {.layer = {.memory = *Fd::memfd("layer", pages * kPage),
+                    .pages = *Fd::memfd("pages", (pages + 7) / 8)},
           .pagemap = *Fd::open("/proc/self/pagemap", O_RDONLY)};
 }
 
@@ -55,11 +56,12 @@ TEST_CASE("a layer has the pages that were written, and no other, on both sides 
   CHECK_EQ(get(memory, 3), 33);
   CHECK_EQ(get(memory, 4), 0);
   for (const uint64_t page : kWritten) put(memory, page, page + 1);
-  const ChangedPages to = empty_files();
+  const ChangedPages to = files_for(kLowPages + kHighPages);
+  // What was there before counts no more.
+  const std::byte all{0xff};
+  REQUIRE(write_file_at(to.layer.pages.ref(), std::span(&all, 1), 5));
   CHECK_EQ(*write_layer(memory, to), kWritten.size());
   CHECK_EQ(pages_in(to.layer.pages.ref()), kWritten);
-  CHECK_EQ(*file_size(to.layer.memory.ref()), kSize);
-  CHECK_EQ(*file_size(to.layer.pages.ref()), (kLowPages + kHighPages + 7) / 8);
 
   const GuestMemory other = *GuestMemory::create(file.ref(), kSize, MemorySharing::kPrivate);
   CHECK_EQ(get(other, 8), 88);
@@ -72,7 +74,7 @@ TEST_CASE("a layer has the pages that were written, and no other, on both sides 
 TEST_CASE("nothing written: a layer of nothing") {
   const Fd file = *Fd::memfd("memory", kPage * 16);
   const GuestMemory memory = *GuestMemory::create(file.ref(), kPage * 16, MemorySharing::kPrivate);
-  const ChangedPages to = empty_files();
+  const ChangedPages to = files_for(16);
   CHECK_EQ(*write_layer(memory, to), 0);
   CHECK(pages_in(to.layer.pages.ref()).empty());
   CHECK(read_layer(memory, to.layer).has_value());
@@ -93,21 +95,20 @@ TEST_CASE("files of another length, and pages beyond RAM, are refused") {
   CHECK_EQ(reason(size, 2, 0x0f), "");
   CHECK_EQ(reason(size, 2, 0x10), "LAYER_PAGES");
   CHECK_EQ(reason(size, 2, 0x80), "LAYER_PAGES");
-  CHECK_EQ(reason(size, 1, 0), "LAYER_SIZE");
-  CHECK_EQ(reason(size, 3, 0), "LAYER_SIZE");
-  CHECK_EQ(reason(size - 1, 2, 0), "LAYER_SIZE");
-  CHECK_EQ(reason(size + kPage, 2, 0), "LAYER_SIZE");
+  CHECK_EQ(reason(size, 1, 0), "FILE_LENGTH");
+  CHECK_EQ(reason(size, 3, 0), "FILE_LENGTH");
+  CHECK_EQ(reason(size - 1, 2, 0), "FILE_LENGTH");
+  CHECK_EQ(reason(size + kPage, 2, 0), "FILE_LENGTH");
 }
 
-TEST_CASE("files that are not empty, and none, are refused before anything is written") {
+TEST_CASE("files of another length are refused before anything is written") {
   const Fd file = *Fd::memfd("memory", kPage);
   const GuestMemory memory = *GuestMemory::create(file.ref(), kPage, MemorySharing::kPrivate);
-  ChangedPages to = empty_files();
-  to.layer.pages = *Fd::memfd("pages", 1);
-  CHECK_EQ(write_layer(memory, to).error().reason(), "FILE_NOT_EMPTY");
-  CHECK_EQ(*file_size(to.layer.memory.ref()), 0);
+  ChangedPages to = files_for(1);
+  to.layer.pages = *Fd::memfd("pages", 2);
+  CHECK_EQ(write_layer(memory, to).error().reason(), "FILE_LENGTH");
   const auto pipe = *Fd::pipe();
-  CHECK_EQ(expect_empty(pipe.first.ref(), "field").error().reason(), "NOT_A_FILE");
+  CHECK_EQ(expect_length(pipe.first.ref(), 0, "field").error().reason(), "NOT_A_FILE");
 }
 
 }  // namespace
