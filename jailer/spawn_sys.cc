@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 // What runs in the child shares the caller's shadow memory with it, and never returns.
-#define IN_CHILD [[gnu::no_sanitize("address", "thread", "undefined")]]
+#define IN_CHILD __attribute__((no_sanitize("address", "thread", "undefined")))
 
 namespace mayfly::jailer {
 namespace {
@@ -54,7 +54,7 @@ struct Child {
 
 // System calls are made directly: what libc wraps around some of them (cancellation, locks) belongs
 // to a thread, and the child is not the thread whose memory it runs in.
-IN_CHILD [[noreturn]] void give_up(Child& child, SpawnStep step) {
+[[noreturn]] IN_CHILD void give_up(Child& child, SpawnStep step) {
   child.failure = {step, errno};
   for (;;) ::syscall(SYS_exit_group, kChildFailed);
 }

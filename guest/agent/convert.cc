@@ -205,7 +205,8 @@ Result<ExecInput> parse_exec_input(std::span<const std::byte> payload) {
 
 Result<HostMessage> parse_host_message(std::span<const std::byte> payload) {
   const WireField field = TRY(last_field(payload, [](const WireField& each) {
-    return each.number <= FromHostField::kRestored && each.is_bytes;
+    return each.is_bytes &&
+           (each.number == FromHostField::kShutdown || each.number == FromHostField::kRestored);
   }));
   if (field.number == FromHostField::kRestored) return parse_restored(field.bytes);
   return parse_shutdown(field.bytes);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include <sys/ioctl.h>
@@ -221,9 +222,12 @@ Result<> Vcpu::restore_msrs(const MsrTable& saved) {
     return fail({Code::kDataLoss, "MSR_COUNT"}, "vCPU state: %u MSRs, the limit is %u", saved.count,
                 MsrTable::kMaxEntries);
   }
-  MsrTable table = saved;
-  std::stable_sort(table.entries.begin(), table.entries.begin() + table.count,
-                   [](const auto& a, const auto& b) { return msr_turn(a) < msr_turn(b); });
+  MsrTable table = {};
+  for (const int turn : {0, 1, 2}) {
+    for (const kvm_msr_entry& msr : std::span(saved.entries).first(saved.count)) {
+      if (msr_turn(msr) == turn) table.entries[table.count++] = msr;
+    }
+  }
   while (table.count > 0) {
     // KVM stops at the first that it does not take, and says how many it took.
     const int taken = ::ioctl(fd_.number(), kSetMsrs, &table);

@@ -25,7 +25,7 @@ bool jumps(uint16_t code, uint32_t accumulator, uint32_t operand) {
     case BPF_JSET:
       return (accumulator & operand) != 0;
     default:
-      CHECK(!"a jump that libseccomp does not make");
+      CHECK(false);  // a jump that libseccomp does not make
       return false;
   }
 }
