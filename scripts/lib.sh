@@ -73,6 +73,20 @@ unpack_deb() {
   rm -f "$deb"
 }
 
+# newest_cloud_kernel: the package that linux-image-cloud-amd64 stands for; nothing where apt does not know it.
+newest_cloud_kernel() {
+  { apt-cache depends linux-image-cloud-amd64 2>/dev/null || true; } |
+    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+}
+
+# refresh_lists: small images come with packages and without apt's lists.
+refresh_lists() {
+  local sudo=()
+  [[ $(id -u) -eq 0 ]] || sudo=(sudo)
+  say "refreshing the package lists"
+  "${sudo[@]}" apt-get -q -o DPkg::Lock::Timeout=600 update >&2 || die "apt-get update failed"
+}
+
 # cloud_kernel: the directory with Debian's cloud kernel, unpacked: release, vmlinuz, vmlinux, config and modules/ (the
 # contents of /lib/modules/RELEASE, with its dependency lists). It stays at the version that was first fetched;
 # remove the directory, or call `scripts/stock_kernel --update`, to fetch anew.
@@ -86,9 +100,12 @@ cloud_kernel() {
 make_cloud_kernel() {
   local dir=$1 package release
   GROUP=lab need apt-get dpkg-deb depmod
-  package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
-    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
-  [[ -n $package ]] || die "apt knows no linux-image-cloud-amd64; run: apt-get update"
+  package=$(newest_cloud_kernel)
+  if [[ -z $package ]]; then
+    refresh_lists
+    package=$(newest_cloud_kernel)
+  fi
+  [[ -n $package ]] || die "apt knows no linux-image-cloud-amd64; this script is written for Debian 12"
   say "fetching $package (about 10 s)"
   mkdir "$dir/deb"
   unpack_deb "$dir/deb" "$package"
