@@ -99,22 +99,7 @@ int resume(const GlobalFlags& global, const std::string& vm_id) {
 }
 
 int list(const GlobalFlags& global) {
-  const auto client = connect(global);
-  v1::ListVmsResponse all;
-  v1::ListVmsRequest request;
-  request.set_page_size(1000);
-  do {
-    auto page = client->call(request);
-    if (!page) return failed(global, page.error());
-    request.set_page_token(page->next_page_token());
-    all.mutable_vms()->MergeFrom(page->vms());
-  } while (!request.page_token().empty());
-  if (global.json) {
-    print_json(all);
-  } else {
-    std::fputs(vm_table(all.vms()).c_str(), stdout);
-  }
-  return 0;
+  return list_all<v1::ListVmsRequest>(global, &v1::ListVmsResponse::mutable_vms, vm_table);
 }
 
 int inspect(const GlobalFlags& global, const std::string& vm_id) {
@@ -148,22 +133,12 @@ int stop(const GlobalFlags& global, const StopFlags& flags) {
 }
 
 int remove(const GlobalFlags& global, const RemoveFlags& flags) {
-  const auto client = connect(global);
-  int code = 0;
-  for (const std::string& vm_id : flags.vm_ids) {
+  return delete_each(global, flags.vm_ids, [&](const std::string& vm_id) {
     v1::DeleteVmRequest request;
     request.set_vm_id(vm_id);
     request.set_force(flags.force);
-    const auto response = client->call(request);
-    if (!response) {
-      code = failed(global, response.error());
-    } else if (global.json) {
-      print_json(*response);
-    } else {
-      std::printf("%s deleted\n", vm_id.c_str());
-    }
-  }
-  return code;
+    return request;
+  });
 }
 
 int console(const GlobalFlags& global, const ConsoleFlags& flags) {

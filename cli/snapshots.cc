@@ -30,22 +30,8 @@ int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
 }
 
 int list_snapshots(const GlobalFlags& global) {
-  const auto client = connect(global);
-  v1::ListSnapshotsResponse all;
-  v1::ListSnapshotsRequest request;
-  request.set_page_size(1000);
-  do {
-    auto page = client->call(request);
-    if (!page) return failed(global, page.error());
-    request.set_page_token(page->next_page_token());
-    all.mutable_snapshots()->MergeFrom(page->snapshots());
-  } while (!request.page_token().empty());
-  if (global.json) {
-    print_json(all);
-  } else {
-    std::fputs(snapshot_table(all.snapshots()).c_str(), stdout);
-  }
-  return 0;
+  return list_all<v1::ListSnapshotsRequest>(global, &v1::ListSnapshotsResponse::mutable_snapshots,
+                                            snapshot_table);
 }
 
 int inspect_snapshot(const GlobalFlags& global, const std::string& snapshot_id) {
@@ -71,21 +57,11 @@ int verify_snapshot(const GlobalFlags& global, const std::string& snapshot_id) {
 }
 
 int delete_snapshots(const GlobalFlags& global, const std::vector<std::string>& snapshot_ids) {
-  const auto client = connect(global);
-  int code = 0;
-  for (const std::string& id : snapshot_ids) {
+  return delete_each(global, snapshot_ids, [](const std::string& id) {
     v1::DeleteSnapshotRequest request;
     request.set_snapshot_id(id);
-    const auto response = client->call(request);
-    if (!response) {
-      code = failed(global, response.error());
-    } else if (global.json) {
-      print_json(*response);
-    } else {
-      std::printf("%s deleted\n", id.c_str());
-    }
-  }
-  return code;
+    return request;
+  });
 }
 
 int restore(const GlobalFlags& global, const RestoreFlags& flags) {

@@ -22,15 +22,8 @@ constexpr uint32_t kXsaveLeaf = 0xd;
 constexpr uint32_t kKvmFeatureLeaf = 0x4000'0001;
 constexpr uint32_t kKvmClock = 1u << 0 | 1u << 3;  // KVM_FEATURE_CLOCKSOURCE, CLOCKSOURCE2
 
-kvm_cpuid_entry2 entry_of(const kvm::CpuidTable& table, uint32_t function) {
-  for (const kvm_cpuid_entry2& entry : table.used()) {
-    if (entry.function == function && entry.index == 0) return entry;
-  }
-  return {};
-}
-
 std::string vendor_of(const kvm::CpuidTable& table) {
-  const kvm_cpuid_entry2 entry = entry_of(table, kVendorLeaf);
+  const kvm_cpuid_entry2 entry = table.find(kVendorLeaf);
   std::string vendor;
   for (const uint32_t word : {entry.ebx, entry.edx, entry.ecx}) {
     for (unsigned shift = 0; shift < 32; shift += 8) {
@@ -42,12 +35,12 @@ std::string vendor_of(const kvm::CpuidTable& table) {
 }
 
 uint64_t xsave_features_of(const kvm::CpuidTable& table) {
-  const kvm_cpuid_entry2 entry = entry_of(table, kXsaveLeaf);
+  const kvm_cpuid_entry2 entry = table.find(kXsaveLeaf);
   return entry.eax | uint64_t{entry.edx} << 32;
 }
 
 bool has_kvm_clock(const kvm::CpuidTable& table) {
-  return (entry_of(table, kKvmFeatureLeaf).eax & kKvmClock) != 0;
+  return (table.find(kKvmFeatureLeaf).eax & kKvmClock) != 0;
 }
 
 std::unexpected<Error> failed(const char* what) {
@@ -95,7 +88,7 @@ Result<snapshot::HostDescription> describe_host(const std::string& kvm_device) {
 
 snapshot::HostRequirements requirements_of(const snapshot::MachineState& state, uint32_t tsc_khz) {
   const kvm::CpuidTable& cpuid = state.vcpus[0].cpuid;
-  const uint32_t signature = entry_of(cpuid, kFeatureLeaf).eax;
+  const uint32_t signature = cpuid.find(kFeatureLeaf).eax;
   const uint32_t family = signature >> 8 & 0xf;
   snapshot::HostRequirements needed{
       .cpu_vendor = vendor_of(cpuid),

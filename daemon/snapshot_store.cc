@@ -140,12 +140,7 @@ Result<SnapshotView> SnapshotStore::get(const std::string& id) {
 }
 
 Result<SnapshotPage> SnapshotStore::list(size_t page_size, const std::string& page_token) {
-  if (page_size == 0) page_size = kDefaultPageSize;
-  if (page_size > kMaxPageSize) {
-    return fail({Code::kInvalidArgument, "PAGE_SIZE"}, "page_size: %zu is above the limit of %zu",
-                page_size, kMaxPageSize);
-  }
-  if (!page_token.empty()) TRY(validate_id("page_token", page_token));
+  page_size = TRY(checked_page(page_size, page_token));
   std::lock_guard lock(mutex_);
   SnapshotPage page;
   for (const std::string& name : TRY(names())) {

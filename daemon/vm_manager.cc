@@ -166,13 +166,17 @@ Result<VmView> VmManager::get(const std::string& id) {
   return vm->view();
 }
 
-Result<VmPage> VmManager::list(size_t page_size, const std::string& page_token) {
-  if (page_size == 0) page_size = kDefaultPageSize;
+Result<size_t> checked_page(size_t page_size, const std::string& page_token) {
   if (page_size > kMaxPageSize) {
     return fail({Code::kInvalidArgument, "PAGE_SIZE"}, "page_size: %zu is above the limit of %zu",
                 page_size, kMaxPageSize);
   }
   if (!page_token.empty()) TRY(validate_id("page_token", page_token));
+  return page_size == 0 ? kDefaultPageSize : page_size;
+}
+
+Result<VmPage> VmManager::list(size_t page_size, const std::string& page_token) {
+  page_size = TRY(checked_page(page_size, page_token));
   const std::vector<VmPin> pins = registry_.list(page_token, page_size + 1);
   VmPage page;
   for (const VmPin& pin : pins) {

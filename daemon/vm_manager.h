@@ -23,6 +23,9 @@ inline constexpr std::chrono::milliseconds kMaxStopGrace{600'000};
 inline constexpr size_t kDefaultPageSize = 100;
 inline constexpr size_t kMaxPageSize = 1000;
 
+/// Of any listing: how many a page holds, or what is wrong with the request.
+Result<size_t> checked_page(size_t page_size, const std::string& page_token);
+
 struct CreateRequest {
   std::string vm_id;
   VmSpec spec;

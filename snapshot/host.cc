@@ -137,12 +137,7 @@ constexpr FeatureName kFeatureNames[] = {
 };
 
 uint32_t word_of(const kvm::CpuidTable& table, const FeatureWord& word) {
-  for (const kvm_cpuid_entry2& entry : table.used()) {
-    if (entry.function == word.function && entry.index == word.index) {
-      return value_of(entry, word.where);
-    }
-  }
-  return 0;
+  return value_of(table.find(word.function, word.index), word.where);
 }
 
 const char* name_of(const FeatureWord& word, unsigned bit) {

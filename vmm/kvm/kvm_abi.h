@@ -23,6 +23,13 @@ struct CpuidTable {
 
   std::span<kvm_cpuid_entry2> used() { return std::span(entries).first(count); }
   std::span<const kvm_cpuid_entry2> used() const { return std::span(entries).first(count); }
+  /// Zeroes where there is none.
+  kvm_cpuid_entry2 find(uint32_t function, uint32_t index = 0) const {
+    for (const kvm_cpuid_entry2& entry : used()) {
+      if (entry.function == function && entry.index == index) return entry;
+    }
+    return {};
+  }
 };
 static_assert(sizeof(kvm_cpuid_entry2) == 40);
 static_assert(offsetof(CpuidTable, entries) == 8);

@@ -53,6 +53,7 @@ Result<> Machine::build() {
   memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes, sharing)));
   phases_.memory_ns = monotonic_ns();
   kvm_.emplace(TRY(kvm::Kvm::create(config_.kvm.ref())));
+  // For save(), whose filter lets it ask KVM itself for nothing.
   msr_list_ = TRY(kvm_->msr_list());
   vm_.emplace(TRY(kvm_->create_vm()));
   TRY(build_vm());

@@ -35,24 +35,37 @@ std::unexpected<Error> write_failed(int os_errno) {
       os_errno, "write");
 }
 
-enum class Direction : uint8_t { kToFile, kFromFile };
+// Between a file and memory, through short counts and EINTR.
+using Copy = Result<>(FdRef file, iovec rest, uint64_t offset);
 
-Result<> copy(FdRef file, const GuestSpan& span, uint64_t offset, Direction direction) {
-  uint64_t done = 0;
-  while (done < span.size()) {
-    const iovec rest = span.subspan(done, span.size() - done).as_iovec();
-    const auto at = static_cast<off_t>(offset + done);
-    // SAFETY: the iovec is inside guest RAM, which outlives the call; the kernel does the copy.
-    const ssize_t n = direction == Direction::kToFile ? ::pwritev(file.number(), &rest, 1, at)
-                                                      : ::preadv(file.number(), &rest, 1, at);
+void advance(iovec& rest, uint64_t& offset, ssize_t bytes) {
+  rest.iov_base = static_cast<std::byte*>(rest.iov_base) + bytes;
+  rest.iov_len -= static_cast<size_t>(bytes);
+  offset += static_cast<uint64_t>(bytes);
+}
+
+// SAFETY (both): the iovec is the caller's memory and outlives the call; the kernel does the copy.
+
+Result<> copy_out(FdRef file, iovec rest, uint64_t offset) {
+  while (rest.iov_len > 0) {
+    const ssize_t n = ::pwritev(file.number(), &rest, 1, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && direction == Direction::kToFile) return write_failed(errno);
+    if (n < 0) return write_failed(errno);
+    advance(rest, offset, n);
+  }
+  return {};
+}
+
+Result<> copy_in(FdRef file, iovec rest, uint64_t offset) {
+  while (rest.iov_len > 0) {
+    const ssize_t n = ::preadv(file.number(), &rest, 1, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno({Code::kUnavailable, "READ_FAILED"}, errno, "read");
     if (n == 0) {
       return fail({Code::kDataLoss, "LAYER_TRUNCATED"}, "layer: ends inside a page at %llu",
-                  static_cast<unsigned long long>(offset + done));
+                  static_cast<unsigned long long>(offset));
     }
-    done += static_cast<uint64_t>(n);
+    advance(rest, offset, n);
   }
   return {};
 }
@@ -78,7 +91,7 @@ Result<> for_each_piece(const GuestMemory& memory, Visit&& visit) {
 }
 
 Result<> copy_pages(const GuestMemory& memory, const Piece& piece, const PageBits& bits, FdRef file,
-                    Direction direction) {
+                    Copy& copy) {
   for (uint64_t page = 0; page < piece.pages; ++page) {
     if (!has(bits, page)) continue;
     const uint64_t begin = page;
@@ -86,7 +99,7 @@ Result<> copy_pages(const GuestMemory& memory, const Piece& piece, const PageBit
     const GuestSpan span =
         TRY(memory.view({Gpa{piece.region.start.value + (piece.first + begin) * kPageBytes},
                          (page - begin) * kPageBytes}));
-    TRY(copy(file, span, piece.offset() + begin * kPageBytes, direction));
+    TRY(copy(file, span.as_iovec(), piece.offset() + begin * kPageBytes));
   }
   return {};
 }
@@ -123,17 +136,8 @@ Result<> expect_length(FdRef file, uint64_t wanted, const char* field) {
 }
 
 Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t offset) {
-  while (!bytes.empty()) {
-    // SAFETY: the span is the caller's and outlives the call, which only reads it. By the call that
-    // pages are written with, so that the filters need to let pass one.
-    const iovec rest = {const_cast<std::byte*>(bytes.data()), bytes.size()};
-    const ssize_t n = ::pwritev(file.number(), &rest, 1, static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return write_failed(errno);
-    bytes = bytes.subspan(static_cast<size_t>(n));
-    offset += static_cast<uint64_t>(n);
-  }
-  return {};
+  // Written from, never to.
+  return copy_out(file, {const_cast<std::byte*>(bytes.data()), bytes.size()}, offset);
 }
 
 Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) {
@@ -147,7 +151,7 @@ Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) 
   TRY(for_each_piece(memory, [&](const Piece& piece) -> Result<> {
     PageBits bits = {};
     count += TRY(find_private(to.pagemap.ref(), piece, entries, bits));
-    TRY(copy_pages(memory, piece, bits, file, Direction::kToFile));
+    TRY(copy_pages(memory, piece, bits, file, copy_out));
     return write_file_at(pages, std::span(bits).first(bytes_of_bits(piece.pages)),
                          piece.offset() / kPageBytes / 8);
   }));
@@ -167,7 +171,7 @@ Result<> read_layer(const GuestMemory& memory, const MemoryLayer& layer) {
       return fail({Code::kDataLoss, "LAYER_PAGES"}, "pages_fd: page %llu is beyond RAM",
                   static_cast<unsigned long long>(piece.offset() / kPageBytes + page));
     }
-    return copy_pages(memory, piece, bits, layer.memory.ref(), Direction::kFromFile);
+    return copy_pages(memory, piece, bits, layer.memory.ref(), copy_in);
   });
 }
 
