@@ -48,15 +48,15 @@ Rights all_rights() {
   return kByVersion[std::min(static_cast<size_t>(version()), kByVersion.size() - 1)];
 }
 
-Result<> restrict_self(const Rights& denied, uint64_t allowed, std::span<const FdRef> files) {
+Result<> restrict_self(const Rights& denied, std::span<const Exception> exceptions) {
   // SAFETY: the kernel reads sizeof(denied) bytes; what an older one does not know is zero.
   const Fd ruleset(
       static_cast<int>(::syscall(SYS_landlock_create_ruleset, &denied, sizeof(denied), 0)));
   if (!ruleset.valid()) {
     return fail_errno({Code::kInternal, "LANDLOCK"}, errno, "make a Landlock ruleset");
   }
-  for (const FdRef file : files) {
-    const PathBeneath rule = {.allowed = allowed, .parent = file.number()};
+  for (const Exception& each : exceptions) {
+    const PathBeneath rule = {.allowed = each.allowed, .parent = each.file.number()};
     // SAFETY: a rule of this kind is a PathBeneath.
     if (::syscall(SYS_landlock_add_rule, ruleset.number(), kPathBeneath, &rule, 0) != 0) {
       return fail_errno({Code::kInternal, "LANDLOCK"}, errno, "allow a file by Landlock");

@@ -34,8 +34,14 @@ int version();
 /// All that version() knows; the rights named above are in each of them.
 Rights all_rights();
 
-/// From now on the thread has none of `denied`, which version() must know, but `allowed` on
-/// `files`. Descriptors that are open already are not affected. Needs no_new_privs.
-Result<> restrict_self(const Rights& denied, uint64_t allowed, std::span<const FdRef> files);
+/// File rights that stay: on a file, or on a directory and all that is beneath it.
+struct Exception {
+  FdRef file;
+  uint64_t allowed = 0;
+};
+
+/// From now on the thread has none of `denied`, which version() must know, but `exceptions`.
+/// Descriptors that are open already are not affected. Needs no_new_privs.
+Result<> restrict_self(const Rights& denied, std::span<const Exception> exceptions);
 
 }  // namespace mayfly::landlock

@@ -31,8 +31,9 @@ Result<> restrict_by_landlock(const JailHost& jails) {
       files ? landlock::kExecute | landlock::kMakeChar | landlock::kMakeBlock | landlock::kMakeSym
             : 0;
   if (denied == landlock::Rights()) return {};
-  const FdRef programs[] = {jails.jailer(), jails.vmm()};
-  return landlock::restrict_self(denied, landlock::kExecute,
+  const landlock::Exception programs[] = {{jails.jailer(), landlock::kExecute},
+                                          {jails.vmm(), landlock::kExecute}};
+  return landlock::restrict_self(denied,
                                  std::span(programs).first(files ? std::size(programs) : 0));
 }
 

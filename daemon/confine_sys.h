@@ -25,7 +25,6 @@ inline constexpr KeptCapability kKeptCapabilities[] = {
     {CAP_SETUID, "CAP_SETUID", "the jailer takes its VM's user"},
     {CAP_SETPCAP, "CAP_SETPCAP", "the jailer empties the bounding set"},
     {CAP_SYS_CHROOT, "CAP_SYS_CHROOT", "setns() into the empty mount namespace"},
-    {CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "a saved monitor's pagemap says which pages are its own"},
     {CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "namespaces are made and entered"},
 };
 

@@ -109,9 +109,7 @@ ControlPacket encode_save(uint64_t id, const SaveParams& params) {
   control::Save& out = *request.mutable_save();
   out.set_state_fd(place(packet, params.state));
   if (params.changed_pages) {
-    control::ChangedPages& changed = *out.mutable_changed_pages();
-    place(packet, *params.changed_pages, *changed.mutable_layer());
-    changed.set_pagemap_fd(place(packet, params.pagemap));
+    place(packet, *params.changed_pages, *out.mutable_changed_pages()->mutable_layer());
   } else {
     out.set_leave_memory(true);
   }

@@ -79,8 +79,6 @@ struct SaveParams {
   FdRef state;
   // Absent: the memory is left behind. Both files empty.
   std::optional<LayerParams> changed_pages;
-  // With changed_pages.
-  FdRef pagemap;
 };
 
 enum class Command { kStart, kPause, kResume, kStop };

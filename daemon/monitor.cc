@@ -54,12 +54,16 @@ Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const Monitor
   auto [error_read, error_write] = TRY(Fd::pipe());
   TRY(set_nonblocking(error_read.ref(), true));
   Fd exit_report = TRY(Fd::duplicate(plan.exit_report));
+  const bool jailed = plan.jail.mode != jailer::JailMode::kOff;
+  std::vector<std::string> arguments = {"mayfly-vmm", "--control-fd=3"};
+  if (jailed) arguments.emplace_back("--proc-self-fd=4");
   jailer::Launched process = TRY(jailer::launch({
       .jailer = plan.jailer,
       .program = plan.vmm,
-      .arguments = {"mayfly-vmm", "--control-fd=3"},
+      .arguments = std::move(arguments),
       .standard_error = error_write.ref(),
       .inherited = {listener.ref()},
+      .leaves_proc_self = jailed,
       .jail = plan.jail,
   }));
   error_write.reset();

@@ -24,17 +24,6 @@ Result<PageLayer> new_layer(uint64_t memory_bytes) {
                    .pages = TRY(Fd::memfd("mayfly-layer-pages", (page_count + 7) / 8))};
 }
 
-/// Says which pages a monitor has made its own. It is not dumpable, so that the file is root's.
-Result<Fd> open_pagemap(pid_t pid) {
-  auto pagemap = Fd::open(format("/proc/%d/pagemap", pid).c_str(), O_RDONLY);
-  if (pagemap || pagemap.error().code() != Code::kPermissionDenied) return pagemap;
-  return fail_errno(
-      {Code::kFailedPrecondition, "PAGEMAP_DENIED"}, pagemap.error().os_errno(),
-      "save: a VM that was restored, cloned or saved before is saved by a daemon that "
-      "runs as root only: /proc/%d/pagemap",
-      pid);
-}
-
 }  // namespace
 
 Result<> seal_memfd(FdRef memfd) {
@@ -82,8 +71,7 @@ Result<VmState> Vm::begin_save(const Call& call) {
 Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& stopwatch) {
   SavedVm saved;
   saved.state = TRY(Fd::memfd("mayfly-state", 0));
-  SaveParams params{.state = saved.state.ref(), .changed_pages = std::nullopt, .pagemap = FdRef()};
-  Fd pagemap;
+  SaveParams params{.state = saved.state.ref(), .changed_pages = std::nullopt};
   bool sealed = false;
   {
     // Nobody but us changes it: we have claimed the VM. It goes when the VM ends.
@@ -95,9 +83,7 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
     if (memory_.is_private) saved.layer = TRY(new_layer(spec_.memory_mib << 20));
   }
   if (saved.layer) {
-    pagemap = TRY(open_pagemap(monitor_->pid()));
     params.changed_pages = LayerParams{saved.layer->memory.ref(), saved.layer->pages.ref()};
-    params.pagemap = pagemap.ref();
   }
   jail_->allow_saving(spec_.memory_mib);
   if (before == VmState::kRunning) {

@@ -41,10 +41,16 @@ Result<> check_no_directory(int descriptor) {
 
 }  // namespace
 
+Result<> leave_proc_self(FdRef proc_self, const JailSpec& spec) {
+  if (spec.proc_self < 0 || ::dup3(proc_self.number(), spec.proc_self, 0) >= 0) return {};
+  return fail_errno({Code::kInternal, "DESCRIPTOR"}, errno, "leave /proc/self as descriptor %d",
+                    spec.proc_self);
+}
+
 Result<> close_other_descriptors(const JailSpec& spec) {
   std::vector<int> open = spec.cgroup_procs;
   open.push_back(spec.exec_fd);
-  for (const int fd : {spec.mount_namespace, spec.network_namespace}) {
+  for (const int fd : {spec.mount_namespace, spec.network_namespace, spec.proc_self}) {
     if (fd >= 0) open.push_back(fd);
   }
   for (const int descriptor : open) TRY(set_descriptor_flags(descriptor, FD_CLOEXEC));

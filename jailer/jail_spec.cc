@@ -15,6 +15,7 @@ constexpr uint64_t kNoChange = 0xffff'ffff;
 constexpr std::string_view kMode = "--mode=";
 constexpr std::string_view kExec = "--exec-fd=";
 constexpr std::string_view kKeep = "--keep-fd=";
+constexpr std::string_view kProcSelf = "--proc-self-fd=";
 constexpr std::string_view kUid = "--uid=";
 constexpr std::string_view kGid = "--gid=";
 constexpr std::string_view kCgroup = "--cgroup-procs-fd=";
@@ -76,6 +77,8 @@ Result<> parse_option(const char* argument, JailSpec& spec) {
     spec.exec_fd = TRY(parse_descriptor(argument, value));
   } else if (text.starts_with(kKeep)) {
     spec.kept.push_back(TRY(parse_descriptor(argument, value)));
+  } else if (text.starts_with(kProcSelf)) {
+    spec.proc_self = TRY(parse_descriptor(argument, value));
   } else if (text.starts_with(kUid)) {
     spec.uid = TRY(parse_id(argument, value));
   } else if (text.starts_with(kGid)) {
@@ -110,6 +113,10 @@ Result<> check_spec(const JailSpec& spec) {
     return fail({Code::kInvalidArgument, "TOO_MANY"},
                 "--cgroup-procs-fd: %zu are over the limit of %zu", spec.cgroup_procs.size(),
                 kMaxCgroupProcs);
+  }
+  if (spec.mode == JailMode::kOff && spec.proc_self >= 0) {
+    return fail({Code::kInvalidArgument, "PROC_SELF"},
+                "--proc-self-fd=%d: with --mode=off the program has /proc", spec.proc_self);
   }
   if (spec.mode == JailMode::kRoot) {
     TRY(check_id("--uid", spec.uid));
@@ -155,6 +162,7 @@ std::vector<std::string> format_arguments(const JailSpec& spec) {
   }
   add_descriptor(kExec, spec.exec_fd);
   for (const int descriptor : spec.kept) add_descriptor(kKeep, descriptor);
+  add_descriptor(kProcSelf, spec.proc_self);
   if (spec.mode != JailMode::kOff) {
     add(kUid, spec.uid);
     add(kGid, spec.gid);

@@ -28,6 +28,9 @@ struct JailSpec {
   int exec_fd = -1;
   /// What the program inherits beside standard input, output and error.
   std::vector<int> kept;
+  /// Where the program is left the directory of itself in /proc (O_PATH); its number is taken
+  /// already. -1: it gets none, as with kOff, where it finds it by name.
+  int proc_self = -1;
   /// kRoot: what the program runs as. kUser: who we are outside of our user namespace, in which
   /// nobody has a number yet.
   uid_t uid = 0;

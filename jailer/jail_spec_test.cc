@@ -70,11 +70,18 @@ TEST_CASE("shared namespaces are for root mode") {
   CHECK_EQ(reason({"--network-namespace-fd=6", "--exec-fd=5", "--", "vmm"}), "NAMESPACES");
 }
 
+TEST_CASE("a program outside of a jail finds its directory of /proc by itself") {
+  CHECK_EQ(reason({"--mode=off", "--proc-self-fd=4", "--exec-fd=5", "--", "vmm"}), "PROC_SELF");
+  CHECK_EQ(reason({"--mode=user", "--proc-self-fd=4", "--exec-fd=5", "--", "vmm"}), "");
+  CHECK_EQ(reason({"--mode=user", "--proc-self-fd=2", "--exec-fd=5", "--", "vmm"}), "DESCRIPTOR");
+}
+
 TEST_CASE("what launch() writes is what the jailer reads") {
   JailSpec spec;
   spec.mode = JailMode::kRoot;
   spec.exec_fd = 5;
   spec.kept = {3, 4};
+  spec.proc_self = 10;
   spec.uid = 900001;
   spec.gid = 900002;
   spec.cgroup_procs = {6, 7};
@@ -89,6 +96,7 @@ TEST_CASE("what launch() writes is what the jailer reads") {
   CHECK_EQ(static_cast<int>(read->mode), static_cast<int>(spec.mode));
   CHECK_EQ(read->exec_fd, spec.exec_fd);
   CHECK_EQ(read->kept, spec.kept);
+  CHECK_EQ(read->proc_self, spec.proc_self);
   CHECK_EQ(read->uid, spec.uid);
   CHECK_EQ(read->gid, spec.gid);
   CHECK_EQ(read->cgroup_procs, spec.cgroup_procs);

@@ -274,6 +274,29 @@ TEST_CASE("without a jail the program has only its descriptors and nothing to ga
   CHECK_EQ(jailed->said("pid"), std::to_string(jailed->pid()));
 }
 
+TEST_CASE("a program that is left its directory of /proc can read there and nowhere else") {
+  const int version = landlock_version();
+  const auto check = [&](const JailPlan& plan) {
+    auto jailed = Jailed::start(Programs::open(), plan, /*leaves_proc_self=*/true);
+    REQUIRE(jailed.has_value());
+    CHECK_EQ(jailed->said("descriptors"), "0 1 2 3 4 5");
+    CHECK_EQ(jailed->said("own_pagemap"), "ok");
+    CHECK_EQ(jailed->said("own_file_written"), version >= 1 ? "EACCES" : "ok");
+    CHECK_EQ(jailed->said("others_proc"), version >= 1 ? "EACCES" : "ok");
+    CHECK_EQ(jailed->end(), 7);
+  };
+  check({.mode = JailMode::kUser});
+  if (!is_root()) return skipped(kNeedsRoot);
+  check(root_plan());
+  const auto shared = make_empty_namespaces();
+  REQUIRE(shared.has_value());
+  JailPlan plan = root_plan();
+  plan.namespaces = shared->shared();
+  check(plan);
+  CHECK_EQ(Jailed::start(Programs::open(), {.mode = JailMode::kOff}, true).error().reason(),
+           "PROC_SELF");
+}
+
 TEST_CASE("Landlock forbids what the empty root alone would let pass") {
   const int version = landlock_version();
   if (version < 1) return skipped("this kernel has no Landlock");

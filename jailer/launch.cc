@@ -17,8 +17,8 @@ namespace mayfly::jailer {
 namespace {
 
 constexpr int kFirstInherited = 3;
-// What the jailer alone uses: the program, cgroup files, two namespaces.
-static_assert(kMaxKept + 1 + kMaxCgroupProcs + 2 <= kMaxSpawnDescriptors);
+// Beside what is kept: the place of /proc/self, the program, cgroup files, two namespaces.
+static_assert(kMaxKept + 1 + 1 + kMaxCgroupProcs + 2 <= kMaxSpawnDescriptors);
 
 Result<> check_open(const char* what, FdRef fd) {
   if (::fcntl(fd.number(), F_GETFD) >= 0) return {};
@@ -45,6 +45,10 @@ Result<> check_plan(const LaunchPlan& plan) {
   if (plan.arguments.empty()) {
     return fail({Code::kInvalidArgument, "NO_ARGUMENTS"}, "arguments: argv[0] is missing");
   }
+  if (plan.leaves_proc_self && plan.jail.mode == JailMode::kOff) {
+    return fail({Code::kInvalidArgument, "PROC_SELF"},
+                "leaves_proc_self: without a jail the program has /proc");
+  }
   if (plan.jail.mode == JailMode::kRoot) {
     TRY(check_id("uid", plan.jail.uid));
     TRY(check_id("gid", plan.jail.gid));
@@ -65,7 +69,7 @@ struct Handover {
   }
 };
 
-Handover hand_over(const LaunchPlan& plan) {
+Handover hand_over(const LaunchPlan& plan, FdRef null) {
   const JailPlan& jail = plan.jail;
   Handover handover;
   JailSpec& spec = handover.spec;
@@ -73,6 +77,8 @@ Handover hand_over(const LaunchPlan& plan) {
   spec.max_file_bytes = jail.max_file_bytes;
   spec.arguments = plan.arguments;
   for (const FdRef fd : plan.inherited) spec.kept.push_back(handover.add(fd));
+  // Only the jailer can open it; until then something else has its number.
+  if (plan.leaves_proc_self) spec.proc_self = handover.add(null);
   spec.exec_fd = handover.add(plan.program);
   for (const FdRef fd : jail.cgroup_procs) spec.cgroup_procs.push_back(handover.add(fd));
   if (jail.mode == JailMode::kRoot) {
@@ -182,7 +188,7 @@ uint64_t namespaces_of(JailMode mode) {
 Result<Launched> launch(const LaunchPlan& plan) {
   TRY(check_plan(plan));
   const Fd null = TRY(Fd::open("/dev/null", O_RDWR));
-  const Handover handover = hand_over(plan);
+  const Handover handover = hand_over(plan, null.ref());
   const std::vector<std::string> arguments = format_arguments(handover.spec);
   Spawn how;
   how.namespaces = namespaces_of(plan.jail.mode);

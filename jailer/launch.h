@@ -51,6 +51,9 @@ struct LaunchPlan {
   std::vector<std::string> arguments = {};  // argv, argv[0] included
   FdRef standard_error = {};                // invalid: inherited
   std::vector<FdRef> inherited = {};        // become 3, 4, ...; at most kMaxKept, no directory
+  // The program also gets the directory of itself in /proc, behind them: O_PATH, and for it to
+  // close before it reads what is hostile. Not with JailMode::kOff, which leaves it /proc.
+  bool leaves_proc_self = false;
   JailPlan jail = {};
 };
 

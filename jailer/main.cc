@@ -29,6 +29,7 @@ constexpr const char* kUsage =
     "usage: mayfly-jailer --exec-fd=N [OPTION]... -- ARGV0 [ARG]...\n"
     "  --exec-fd=N               an inherited descriptor of the program, open for reading\n"
     "  --keep-fd=N               a descriptor the program inherits; all others are closed\n"
+    "  --proc-self-fd=N          where the program is left its own directory of /proc\n"
     "  --mode=root               new ids and namespaces; needs root and a new PID namespace\n"
     "  --mode=user               namespaces around us; needs a new user and PID namespace\n"
     "  --mode=off                descriptors, environment and limits only; the default\n"
@@ -43,13 +44,14 @@ constexpr const char* kUsage =
 Result<> confine(const JailSpec& spec) {
   TRY(check_pid_namespace());
   const Fd proc_self = TRY(open_proc_self());
+  TRY(leave_proc_self(proc_self.ref(), spec));
   TRY(join_shared_namespaces(spec));
   if (spec.mode == JailMode::kRoot) TRY(take_ids(spec));
   TRY(make_namespaces(proc_self.ref(), spec));
   if (spec.mount_namespace < 0) TRY(make_root_empty());
   TRY(drop_capabilities());
   TRY(forbid_new_privileges());
-  return restrict_by_landlock(FdRef(spec.exec_fd));
+  return restrict_by_landlock(FdRef(spec.exec_fd), FdRef(spec.proc_self));
 }
 
 Result<> run(std::span<const char* const> arguments) {

@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/kvm/vcpu_sys.h"
+#include "vmm/machine/pagemap.h"
 #include "vmm/monitor.h"
 #include "vmm/seccomp/confinement.h"
 
@@ -18,6 +19,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include <malloc.h>
 #include <pthread.h>
@@ -31,15 +33,17 @@ void __gnu_cxx::__verbose_terminate_handler() { std::abort(); }
 namespace {
 
 constexpr std::string_view kControlFlag = "--control-fd=";
+constexpr std::string_view kProcSelfFlag = "--proc-self-fd=";
 constexpr std::string_view kSeccompOffFlag = "--seccomp=off";
 constexpr int kUsageError = 2;
 
 constexpr const char* kUsage =
     "mayfly-vmm: the monitor of one virtual machine. mayflyd starts it; to run a VM, use\n"
     "  mayfly run -- COMMAND\n\n"
-    "usage: mayfly-vmm --control-fd=N [--seccomp=off]\n"
-    "  --control-fd=N   an inherited listening SOCK_SEQPACKET socket\n"
-    "  --seccomp=off    for debugging: the monitor may make any system call\n";
+    "usage: mayfly-vmm --control-fd=N [--proc-self-fd=N] [--seccomp=off]\n"
+    "  --control-fd=N    an inherited listening SOCK_SEQPACKET socket\n"
+    "  --proc-self-fd=N  an inherited O_PATH descriptor of /proc/self; without it, that by name\n"
+    "  --seccomp=off     for debugging: the monitor may make any system call\n";
 
 // Below the 2 MiB of a huge page: where the host gives those to everyone, glibc's own stacks of 8
 // MiB would each begin with one.
@@ -64,6 +68,7 @@ void keep_malloc_to_one_heap() {
 
 struct Flags {
   int control = -1;
+  int proc_self = -1;
   bool is_confined = true;
 };
 
@@ -77,6 +82,10 @@ std::optional<Flags> parse_flags(std::span<const char* const> arguments) {
   for (const std::string_view argument : arguments) {
     if (argument == kSeccompOffFlag) {
       flags.is_confined = false;
+    } else if (argument.starts_with(kProcSelfFlag)) {
+      if (!parse_descriptor(argument.substr(kProcSelfFlag.size()), flags.proc_self)) {
+        return std::nullopt;
+      }
     } else if (!argument.starts_with(kControlFlag) ||
                !parse_descriptor(argument.substr(kControlFlag.size()), flags.control)) {
       return std::nullopt;
@@ -85,8 +94,16 @@ std::optional<Flags> parse_flags(std::span<const char* const> arguments) {
   return flags.control >= 0 ? std::optional(flags) : std::nullopt;
 }
 
+// The one file that a monitor opens, before anything that is hostile can be read. Without it all is
+// well until somebody asks which pages the VM has changed.
+mayfly::Fd open_own_pagemap(const Flags& flags) {
+  auto pagemap = mayfly::open_pagemap(mayfly::Fd(flags.proc_self));
+  return pagemap ? *std::move(pagemap) : mayfly::Fd();
+}
+
 // Makes the monitor, and from then on this thread is confined.
 mayfly::Result<std::unique_ptr<mayfly::vmm::Monitor>> make_monitor(const Flags& flags,
+                                                                   mayfly::Fd pagemap,
                                                                    uint64_t main_ns) {
   using namespace mayfly;
   vmm::Confinement confinement = vmm::Confinement::off();
@@ -95,7 +112,7 @@ mayfly::Result<std::unique_ptr<mayfly::vmm::Monitor>> make_monitor(const Flags& 
   } else {
     log(LogLevel::kWarning, "--seccomp=off: this monitor is NOT CONFINED, it may make any call");
   }
-  return vmm::Monitor::create(Fd(flags.control), confinement, main_ns);
+  return vmm::Monitor::create(Fd(flags.control), std::move(pagemap), confinement, main_ns);
 }
 
 }  // namespace
@@ -110,6 +127,7 @@ int main(int argc, char** argv) {
     std::fputs(kUsage, stderr);
     return kUsageError;
   }
+  Fd pagemap = open_own_pagemap(*flags);
   // Nobody with the monitor's own user id may trace it or read its memory. Exec resets this, so the
   // jailer cannot do it.
   ::prctl(PR_SET_DUMPABLE, 0);
@@ -118,7 +136,7 @@ int main(int argc, char** argv) {
   keep_thread_stacks_small();
   keep_malloc_to_one_heap();
 
-  const auto monitor = make_monitor(*flags, main_ns);
+  const auto monitor = make_monitor(*flags, std::move(pagemap), main_ns);
   const Result<> result = monitor ? (*monitor)->run() : std::unexpected(monitor.error());
   if (!result) log(LogLevel::kError, "%s", result.error().describe().c_str());
   // The threads and mappings end with the process: taking them down one by one would be slower, and

@@ -31,9 +31,9 @@ Result<Answer> nothing(Result<> result) {
 
 }  // namespace
 
-Result<std::unique_ptr<Monitor>> Monitor::create(Fd control, Confinement confinement,
+Result<std::unique_ptr<Monitor>> Monitor::create(Fd control, Fd pagemap, Confinement confinement,
                                                  uint64_t main_ns) {
-  std::unique_ptr<Monitor> monitor(new Monitor(confinement, main_ns));
+  std::unique_ptr<Monitor> monitor(new Monitor(std::move(pagemap), confinement, main_ns));
   // Made before there is work, so that its cost is not part of a start.
   monitor->loop_ = TRY(Loop::create(kLoopLimits));
   monitor->server_ = TRY(Server::create(*monitor->loop_, std::move(control)));
@@ -112,7 +112,7 @@ Result<Answer> Monitor::configure(MachineConfig config) {
   confinement_.report_to(exit_report_.ref());
   end_on_disconnect_ = config.end_on_disconnect;
   const StartMode start = config.start;
-  machine_ = TRY(Machine::create(*loop_, std::move(config), phases, confinement_));
+  machine_ = TRY(Machine::create(*loop_, pagemap_.ref(), std::move(config), phases, confinement_));
   TRY(confine_loop());
   if (start == StartMode::kRunning) TRY(machine_->start());
   return Answer(machine_->phases());

@@ -13,13 +13,15 @@
 #include "vmm/seccomp/confinement.h"
 
 #include <memory>
+#include <utility>
 
 namespace mayfly::vmm {
 
 class Monitor {
  public:
-  /// `control` is a listening SOCK_SEQPACKET socket. From here on the thread is confined.
-  static Result<std::unique_ptr<Monitor>> create(Fd control, Confinement confinement,
+  /// `control` is a listening SOCK_SEQPACKET socket, `pagemap` our own or invalid. From here on the
+  /// thread is confined.
+  static Result<std::unique_ptr<Monitor>> create(Fd control, Fd pagemap, Confinement confinement,
                                                  uint64_t main_ns);
 
   /// Until the machine has ended and its report is written. An Error: there was no machine, or no
@@ -27,8 +29,8 @@ class Monitor {
   Result<> run();
 
  private:
-  Monitor(Confinement confinement, uint64_t main_ns)
-      : confinement_(confinement), main_ns_(main_ns) {}
+  Monitor(Fd pagemap, Confinement confinement, uint64_t main_ns)
+      : pagemap_(std::move(pagemap)), confinement_(confinement), main_ns_(main_ns) {}
 
   Result<> serve_requests();
   Result<Answer> answer(Request& request);
@@ -37,6 +39,7 @@ class Monitor {
   Result<Machine*> machine();
   Result<> report();
 
+  const Fd pagemap_;
   const Confinement confinement_;
   uint64_t main_ns_;
   std::unique_ptr<Loop> loop_;

@@ -459,7 +459,7 @@ class FakeMonitor {
 }  // namespace mayfly
 
 int main(int argc, char** argv) {
-  if (argc != 2 || std::strcmp(argv[1], "--control-fd=3") != 0) return 2;
+  if (argc < 2 || std::strcmp(argv[1], "--control-fd=3") != 0) return 2;
   std::signal(SIGPIPE, SIG_IGN);
   mayfly::Fd listener(3);
   ::fcntl(3, F_SETFD, FD_CLOEXEC);

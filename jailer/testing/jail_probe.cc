@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the tests put into the jail: says on descriptor 3 what it sees, one `name=value` a line, by
-// system calls alone, for there is no /proc in there. Then it stays until descriptor 4 ends.
+// system calls alone, for there is no /proc in there, but where descriptor 5 is its own directory
+// of it. Then it stays until descriptor 4 ends.
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
@@ -26,6 +27,7 @@ namespace {
 
 constexpr int kReport = 3;
 constexpr int kStay = 4;
+constexpr int kProcSelf = 5;
 
 std::string outcome(long result) { return result >= 0 ? "ok" : ::strerrorname_np(errno); }
 
@@ -122,6 +124,9 @@ int main(int argc, char** argv, char** environment) {
   say("directory", ::getcwd(directory, sizeof(directory)) != nullptr ? directory : outcome(-1));
   say("root", names_in_root());
   say("open_proc", outcome(::open("/proc/self/status", O_RDONLY)));
+  say("own_pagemap", outcome(::openat(kProcSelf, "pagemap", O_RDONLY)));
+  say("own_file_written", outcome(::openat(kProcSelf, "oom_score_adj", O_WRONLY)));
+  say("others_proc", outcome(::openat(kProcSelf, "../uptime", O_RDONLY)));
   say("make_directory", outcome(::mkdir("/made", 0755)));
   say("loopback", loopback());
   say("bind_tcp", bind_tcp());

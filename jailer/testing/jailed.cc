@@ -41,7 +41,8 @@ Programs Programs::open() {
 Jailed::Jailed(Launched launched, Fd stay, Fd error)
     : launched_(std::move(launched)), stay_(std::move(stay)), error_pipe_(std::move(error)) {}
 
-Result<Jailed> Jailed::start(const Programs& programs, const JailPlan& jail) {
+Result<Jailed> Jailed::start(const Programs& programs, const JailPlan& jail,
+                             bool leaves_proc_self) {
   auto [report_read, report_write] = TRY(Fd::pipe());
   auto [stay_read, stay_write] = TRY(Fd::pipe());
   auto [error_read, error_write] = TRY(Fd::pipe());
@@ -51,6 +52,7 @@ Result<Jailed> Jailed::start(const Programs& programs, const JailPlan& jail) {
       .arguments = {"jail_probe", "last argument"},
       .standard_error = error_write.ref(),
       .inherited = {report_write.ref(), stay_read.ref()},
+      .leaves_proc_self = leaves_proc_self,
       .jail = jail,
   }));
   report_write.reset();

@@ -25,7 +25,8 @@ struct Programs {
 class Jailed {
  public:
   /// Launches the probe and reads its report. `error` has what the jailer said where there is none.
-  static Result<Jailed> start(const Programs& programs, const JailPlan& jail);
+  static Result<Jailed> start(const Programs& programs, const JailPlan& jail,
+                              bool leaves_proc_self = false);
   /// Ends and reaps the probe if that has not been done.
   ~Jailed();
   Jailed(Jailed&&) = default;

@@ -123,10 +123,8 @@ class Monitor:
             reply = self.call([state], save=control_pb.Save(state_fd=0, leave_memory=True))
             return Snapshot(os.dup(self.memory), state), reply
         layer = layer_files(os.fstat(changed_from.memory).st_size)
-        pagemap = os.open(f"/proc/{self.process.pid}/pagemap", os.O_RDONLY)
-        changed = control_pb.ChangedPages(layer=control_pb.Layer(memory_fd=1, pages_fd=2), pagemap_fd=3)
-        reply = self.call([state, *layer, pagemap], save=control_pb.Save(state_fd=0, changed_pages=changed))
-        os.close(pagemap)
+        changed = control_pb.ChangedPages(layer=control_pb.Layer(memory_fd=1, pages_fd=2))
+        reply = self.call([state, *layer], save=control_pb.Save(state_fd=0, changed_pages=changed))
         return Snapshot(os.dup(changed_from.memory), state, [*changed_from.layers_kept(), layer]), reply
 
     def exit_report(self):

@@ -339,7 +339,6 @@ class JailTest(harness.Case):
         self.echo("one")
         self.save("one", "full")
         self.say("one", "more")
-        # Which pages are its own is for its monitor's pagemap to say, and for the daemon to open.
         self.save("one", "diff", DIFF)
         self.restore("diff", "two")
         self.say("two", "here")
@@ -353,7 +352,7 @@ class JailTest(harness.Case):
                                                 name=mode)
                 self.saves_and_restores()
 
-    def test_an_ordinary_user_saves_a_vm_once(self):
+    def test_an_ordinary_user_saves_vms_as_often_as_root_does(self):
         os.chown(self.dir, self.UID, self.UID)
         kvm = self.dir / "kvm"
         os.mknod(kvm, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
@@ -362,18 +361,8 @@ class JailTest(harness.Case):
         if self.work.run([*as_user, "test", "-r", harness.MAYFLYD]).code != 0:
             self.skipTest(f"an ordinary user cannot read {harness.MAYFLYD} here")
         self.daemon = self.start_daemon("--kvm-device", kvm, "--snapshot-dir", self.dir / "snapshots", under=as_user)
-        self.echo("one")
-        self.save("one", "full")
-        self.restore("full", "two")
-        for vm_id in ("one", "two"):
-            self.assert_refused(lambda vm_id=vm_id: self.save(vm_id, "again"), "FAILED_PRECONDITION",
-                                "PAGEMAP_DENIED", "root")
-            self.say(vm_id, "on")
-        self.daemon.probe("three", "probe.test=echo")
-        self.hear("three", "ready")
-        self.clone({"four": None}, source_vm_id="three")
-        for vm_id in ("three", "four"):
-            self.say(vm_id, f"i-am-{vm_id}")
+        self.saves_and_restores()
+        self.assertEqual(self.daemon.get("three").jail.mode, vm_pb.JAIL_MODE_USER)
 
 
 class CommandTest(SnapshotCase):

@@ -6,6 +6,7 @@
 // names no layer of a kind is not stopped by it.
 #pragma once
 
+#include "base/fd.h"
 #include "tests/security/ring.h"
 #include "tests/security/world.h"
 
@@ -34,6 +35,7 @@ enum Layer : uint32_t {
 struct World {
   Targets targets;
   pid_t self = 0;
+  Fd pagemap;                  // its own
   std::unique_ptr<Ring> ring;  // the loop's own
   int vm = -1;
   int vcpu = -1;

@@ -18,12 +18,15 @@ from security import host
 NO_CAPABILITY = "0" * 16
 SECCOMP_FILTER = "2"
 
+PAGEMAP = r"/proc/\d+/pagemap"
 # Every descriptor that a monitor may have: what it is -> the most there may be, for `disks` and `vcpus`.
 DESCRIPTORS = {
     r"/dev/null": lambda disks, vcpus: 2,
     r"/dev/kvm|.*/kvm": lambda disks, vcpus: 1,
     r"anon_inode:kvm-vm": lambda disks, vcpus: 1,
     r"anon_inode:kvm-vcpu:\d+": lambda disks, vcpus: vcpus,
+    # Its own: which of its pages are there.
+    PAGEMAP: lambda disks, vcpus: 1,
     r"anon_inode:\[io_uring\]": lambda disks, vcpus: 1,
     # The loop's and vsock's own, the console's, and one for each queue: console 2, entropy 1, vsock 3, each disk 1.
     r"anon_inode:\[eventfd\]": lambda disks, vcpus: 3 + 6 + disks,
@@ -140,6 +143,7 @@ class Jailed:
             if "/disk-" in target and devices.get("read_only"):
                 self.assertEqual(flags & os.O_ACCMODE, os.O_RDONLY, target)
             self.assertFalse(stat.S_ISDIR(os.stat(f"/proc/{pid}/fd/{number}").st_mode), target)
+        self.assertEqual(counts.get(PAGEMAP), 1)
         for kind, most in DESCRIPTORS.items():
             self.assertLessEqual(counts.get(kind, 0), most(devices["disks"], devices["vcpus"]), kind)
 

@@ -7,6 +7,7 @@
 #include "base/event/loop.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/machine/pagemap.h"
 
 #include <cerrno>
 #include <charconv>
@@ -53,8 +54,9 @@ bool belongs_to(std::span<const Attempt> group, const Attempt& attempt) {
   return &attempt >= group.data() && &attempt < group.data() + group.size();
 }
 
-Result<int> run(Place place, const Attempt& attempt, bool is_loose) {
+Result<int> run(Place place, const Attempt& attempt, bool is_loose, Result<Fd> pagemap) {
   World world;
+  world.pagemap = TRY(std::move(pagemap));
   world.self = ::getpid();
   TRY(pread_exact(FdRef(kTargets), std::as_writable_bytes(std::span(&world.targets, 1)), 0));
   // Made and restricted by the monitor's own code.
@@ -80,6 +82,7 @@ int usage() {
 }
 
 [[noreturn]] void wait_for_ever() {
+  ::prctl(PR_SET_DUMPABLE, 0);
   while (true) ::pause();
 }
 
@@ -87,22 +90,25 @@ int usage() {
 
 int main(int argc, char** argv) {
   log_init("escapee", LogLevel::kInfo);
-  ::prctl(PR_SET_DUMPABLE, 0);
   std::signal(SIGPIPE, SIG_IGN);
   keep_malloc_to_one_heap();
   std::string_view policy;
   const Attempt* attempt = nullptr;
   bool is_loose = false;
+  int proc_self = -1;
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
     if (argument == "--list") return list(), 0;
     if (argument == "--succeed") return kEscapedCode;
     if (argument == "--wait") wait_for_ever();
     if (argument.starts_with("--control-fd=")) {
+      ::prctl(PR_SET_DUMPABLE, 0);
       run_as_monitor(std::atoi(argv[i] + std::string_view("--control-fd=").size()));
     }
     if (argument == "--loose") {
       is_loose = true;
+    } else if (argument.starts_with("--proc-self-fd=")) {
+      proc_self = std::atoi(argv[i] + std::string_view("--proc-self-fd=").size());
     } else if (argument.starts_with("--policy=")) {
       policy = argument.substr(std::string_view("--policy=").size());
     } else if (argument.starts_with("--attempt=")) {
@@ -113,7 +119,10 @@ int main(int argc, char** argv) {
   }
   const Result<Place> place = parse_place(policy);
   if (!place || attempt == nullptr) return usage();
-  const Result<int> code = run(*place, *attempt, is_loose);
+  // In the monitor's order, and by its own code.
+  Result<Fd> pagemap = open_pagemap(Fd(proc_self));
+  ::prctl(PR_SET_DUMPABLE, 0);
+  const Result<int> code = run(*place, *attempt, is_loose, std::move(pagemap));
   if (!code) log(LogLevel::kError, "%s", code.error().describe().c_str());
   ::_exit(code.value_or(kBrokenCode));
 }

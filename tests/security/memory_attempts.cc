@@ -5,11 +5,13 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 
 #include <asm/ldt.h>
 #include <linux/memfd.h>
 #include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/shm.h>
@@ -145,6 +147,28 @@ Outcome map_page_zero(World&) {
   return page == -1 ? judge("mmap", -1) : escaped();
 }
 
+// Where the host keeps our pages, which only CAP_SYS_ADMIN is told.
+Outcome see_frames(World& world) {
+  constexpr uint64_t kFrame = (uint64_t{1} << 55) - 1;
+  uint64_t entry = 0;
+  const auto here = reinterpret_cast<uintptr_t>(&entry) / kPage * sizeof(entry);
+  const long size = ::syscall(SYS_pread64, world.pagemap.number(), &entry, sizeof(entry), here);
+  if (size != sizeof(entry)) return judge("pread64", -1);
+  return (entry & kFrame) != 0 ? escaped() : refused("pread64", 0);
+}
+
+// PAGEMAP_SCAN, of <linux/fs.h> from 6.7 on: a walk of page tables that can also write-protect.
+Outcome scan_pages(World& world) {
+  struct Scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+  } scan = {};
+  scan.size = sizeof(scan);
+  const long scanned = ::syscall(SYS_ioctl, world.pagemap.number(), _IOWR('f', 16, Scan), &scan);
+  if (scanned < 0 && errno == ENOTTY) return missing("PAGEMAP_SCAN");
+  return judge("ioctl PAGEMAP_SCAN", scanned);
+}
+
 constexpr Attempt kAttempts[] = {
     {"executable-pages", "code of its own", kSeccomp, executable_pages},
     {"data-becomes-code", "code of its own", kSeccomp, data_becomes_code},
@@ -161,6 +185,8 @@ constexpr Attempt kAttempts[] = {
     {"local-descriptors", "segments", kSeccomp, local_descriptors},
     {"lock-memory", "memory that cannot be taken back", kSeccomp | kIds, lock_memory},
     {"lock-all-memory", "memory that cannot be taken back", kSeccomp | kIds, lock_all_memory},
+    {"see-frames", "where in the host's memory its pages are", kIds, see_frames},
+    {"scan-pages", "the kernel's page table walker", kSeccomp, scan_pages},
     {"map-page-zero", "what the kernel finds behind a null pointer", kSeccomp | kIds,
      map_page_zero},
 };

@@ -120,6 +120,7 @@ class Launcher {
     plan.program = programs_.escapee.ref();
     plan.arguments = std::move(arguments);
     plan.standard_error = errors;
+    plan.leaves_proc_self = true;
     for (const Fd& fd : descriptors) plan.inherited.push_back(fd.ref());
     plan.jail.mode = *options_.jail;
     plan.jail.uid = uid;
@@ -234,6 +235,7 @@ Result<> try_one(Launcher& launcher, HostWorld& world, const Options& options,
   std::vector<std::string> arguments = {"--policy=" + options.policy,
                                         std::string("--attempt=") + attempt.name};
   if (options.looseness == Looseness::kLoose) arguments.push_back("--loose");
+  if (options.jail) arguments.push_back(format("--proc-self-fd=%d", kProcSelf));
   const auto descriptors = TRY(world.descriptors());
   const auto launched =
       TRY(launcher.launch(std::move(arguments), descriptors, errors_end.ref(), options.uid));

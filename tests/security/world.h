@@ -26,6 +26,8 @@ enum Inherited : int {
   kTargets,       // a Targets, which a monitor would have found out by itself
   kExtra,         // nothing of use; in a loose world a directory
   kInheritedEnd,
+  // Its own directory of /proc, in a jail only; closed before the attempt.
+  kProcSelf = kInheritedEnd,
 };
 
 /// Of each disk. A jail lets no file grow beyond it.

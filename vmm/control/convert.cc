@@ -133,8 +133,6 @@ Result<Save> take_save(const message::Save& message, Descriptors& fds) {
   }
   ChangedPages changed;
   changed.layer = TRY(take_layer(message.changed_pages->layer, fds, "save.changed_pages.layer"));
-  changed.pagemap =
-      TRY(fds.take(message.changed_pages->pagemap_fd, "save.changed_pages.pagemap_fd"));
   save.what.memory = std::move(changed);
   return save;
 }

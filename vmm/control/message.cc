@@ -124,9 +124,6 @@ Result<ChangedPages> parse_changed_pages(Bytes bytes) {
       case 1:
         changed.layer = TRY(parse_layer(TRY(field->message())));
         break;
-      case 2:
-        changed.pagemap_fd = TRY(field->u32());
-        break;
     }
   }
   return changed;

@@ -73,7 +73,6 @@ struct Configure {
 
 struct ChangedPages {
   Layer layer;
-  uint32_t pagemap_fd = 0;
 };
 
 struct Save {

@@ -120,10 +120,9 @@ TEST_CASE("a save is told what becomes of memory, by what was said last") {
   CHECK(std::holds_alternative<LeaveMemory>(left.memory));
   auto& changed = *save.mutable_changed_pages();
   changed.mutable_layer()->set_memory_fd(1);
-  changed.mutable_layer()->set_pages_fd(2);
-  changed.set_pagemap_fd(2);
+  changed.mutable_layer()->set_pages_fd(1);
   CHECK_EQ(reason(request), "DESCRIPTOR_TWICE");
-  changed.set_pagemap_fd(3);
+  changed.mutable_layer()->set_pages_fd(2);
   const auto copies = parse(request);
   REQUIRE(copies.has_value());
   const SaveConfig& copied = std::get<Save>(copies->call).what;

@@ -102,10 +102,7 @@ struct LeaveMemory {};
 
 /// What is private of RAM is copied.
 struct ChangedPages {
-  /// Two empty files.
   MemoryLayer layer;
-  /// This process's /proc/PID/pagemap.
-  Fd pagemap;
 };
 
 struct SaveConfig {

@@ -25,8 +25,10 @@ constexpr const char* kPanicText = "the guest's kernel reported a panic";
 
 }  // namespace
 
-Machine::Machine(Loop& loop, MachineConfig config, Phases phases, vmm::Confinement confinement)
+Machine::Machine(Loop& loop, FdRef pagemap, MachineConfig config, Phases phases,
+                 vmm::Confinement confinement)
     : loop_(loop),
+      pagemap_(pagemap),
       config_(std::move(config)),
       phases_(phases),
       confinement_(confinement),
@@ -36,9 +38,10 @@ Machine::Machine(Loop& loop, MachineConfig config, Phases phases, vmm::Confineme
 // vCPU threads call into the devices and buses: they go first.
 Machine::~Machine() { vcpus_.reset(); }
 
-Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, MachineConfig config, Phases phases,
-                                                 vmm::Confinement confinement) {
-  std::unique_ptr<Machine> machine(new Machine(loop, std::move(config), phases, confinement));
+Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, FdRef pagemap, MachineConfig config,
+                                                 Phases phases, vmm::Confinement confinement) {
+  std::unique_ptr<Machine> machine(
+      new Machine(loop, pagemap, std::move(config), phases, confinement));
   if (Result<> built = machine->build(); !built) {
     // A vCPU's thread has no calls to end with: those that wait already go with the process, as
     // the caller has promised.

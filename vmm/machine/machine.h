@@ -49,11 +49,12 @@ class Machine final : public EndListener,
     uint64_t at_ns;
   };
 
-  /// Builds it from a validated config; nothing runs yet. `loop` outlives the machine. `phases` has
-  /// the times so far. Each vCPU's thread enters its policy in `confinement`. After an Error the
-  /// process ends: what was built is left to its end.
-  static Result<std::unique_ptr<Machine>> create(Loop& loop, MachineConfig config, Phases phases,
-                                                 vmm::Confinement confinement);
+  /// Builds it from a validated config; nothing runs yet. `loop` outlives the machine, and so does
+  /// `pagemap`, our own (invalid: what has changed cannot be saved). `phases` has the times so far.
+  /// Each vCPU's thread enters its policy in `confinement`. After an Error the process ends: what
+  /// was built is left to its end.
+  static Result<std::unique_ptr<Machine>> create(Loop& loop, FdRef pagemap, MachineConfig config,
+                                                 Phases phases, vmm::Confinement confinement);
   ~Machine();
 
   /// Lets it run for the first time.
@@ -96,7 +97,8 @@ class Machine final : public EndListener,
     std::atomic<uint64_t> other = 0;
   };
 
-  Machine(Loop& loop, MachineConfig config, Phases phases, vmm::Confinement confinement);
+  Machine(Loop& loop, FdRef pagemap, MachineConfig config, Phases phases,
+          vmm::Confinement confinement);
   Result<> build();
   Result<> build_vm();
   Result<> build_devices();
@@ -124,6 +126,7 @@ class Machine final : public EndListener,
   void on_kvm_error(uint32_t index, const kvm::Exit& exit);
 
   Loop& loop_;
+  const FdRef pagemap_;
   MachineConfig config_;
   Phases phases_;
   const vmm::Confinement confinement_;

@@ -101,7 +101,7 @@ Result<snapshot::MachineState> Machine::state() {
 
 Result<uint64_t> Machine::save_memory(const SaveConfig& config) {
   if (const auto* changed = std::get_if<ChangedPages>(&config.memory)) {
-    return write_layer(*memory_, *changed);
+    return write_layer(*memory_, pagemap_, *changed);
   }
   if (Result<> left = memory_->leave(config_.memory.ref()); !left) {
     end(ExitReason::kMonitorError, left.error().message());

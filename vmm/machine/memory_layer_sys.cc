@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/memory_layer_sys.h"
 
+#include "vmm/machine/pagemap.h"
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -14,10 +16,6 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kPagesAtOnce = 8192;
-
-// An entry of /proc/PID/pagemap (the kernel's admin-guide/mm/pagemap.rst).
-constexpr unsigned kPresentOrSwapped = 62;
-constexpr uint64_t kOfFile = uint64_t{1} << 61;
 
 // Whether pages of a piece of RAM are in a layer, as its file says: a bit a page.
 using PageBits = std::array<std::byte, kPagesAtOnce / 8>;
@@ -104,18 +102,13 @@ Result<> copy_pages(const GuestMemory& memory, const Piece& piece, const PageBit
   return {};
 }
 
-Result<uint64_t> find_private(FdRef pagemap, const Piece& piece, std::vector<uint64_t>& entries,
+Result<uint64_t> find_private(FdRef pagemap, const Piece& piece, std::vector<PagemapEntry>& entries,
                               PageBits& bits) {
   entries.resize(piece.pages);
-  const uint64_t first = piece.region.host_address / kPageBytes + piece.first;
-  if (Result<> read = pread_exact(pagemap, std::as_writable_bytes(std::span(entries)),
-                                  first * sizeof(uint64_t));
-      !read) {
-    return std::unexpected(std::move(read).error().with_context("save.changed_pages.pagemap_fd"));
-  }
+  TRY(read_pagemap(pagemap, piece.region.host_address + piece.first * kPageBytes, entries));
   uint64_t count = 0;
   for (uint64_t page = 0; page < piece.pages; ++page) {
-    if (entries[page] >> kPresentOrSwapped == 0 || (entries[page] & kOfFile) != 0) continue;
+    if (!entries[page].is_private()) continue;
     bits[page / 8] |= std::byte{1} << (page % 8);
     ++count;
   }
@@ -140,17 +133,17 @@ Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t of
   return copy_out(file, {const_cast<std::byte*>(bytes.data()), bytes.size()}, offset);
 }
 
-Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) {
+Result<uint64_t> write_layer(const GuestMemory& memory, FdRef pagemap, const ChangedPages& to) {
   const FdRef file = to.layer.memory.ref();
   const FdRef pages = to.layer.pages.ref();
   TRY(expect_length(file, memory.size(), "save.changed_pages.layer.memory_fd"));
   TRY(expect_length(pages, bytes_of_bits(memory.size() / kPageBytes),
                     "save.changed_pages.layer.pages_fd"));
-  std::vector<uint64_t> entries;
+  std::vector<PagemapEntry> entries;
   uint64_t count = 0;
   TRY(for_each_piece(memory, [&](const Piece& piece) -> Result<> {
     PageBits bits = {};
-    count += TRY(find_private(to.pagemap.ref(), piece, entries, bits));
+    count += TRY(find_private(pagemap, piece, entries, bits));
     TRY(copy_pages(memory, piece, bits, file, copy_out));
     return write_file_at(pages, std::span(bits).first(bytes_of_bits(piece.pages)),
                          piece.offset() / kPageBytes / 8);

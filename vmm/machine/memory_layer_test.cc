@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/memory_layer_sys.h"
+#include "vmm/machine/pagemap.h"
 
 #include <doctest/doctest.h>
 
@@ -17,8 +18,12 @@ constexpr uint64_t kLowPages = kLowRamEnd.value / kPage;
 
 ChangedPages files_for(uint64_t pages) {
   return {.layer = {.memory = *Fd::memfd("layer", pages * kPage),
-                    .pages = *Fd::memfd("pages", (pages + 7) / 8)},
-          .pagemap = *Fd::open("/proc/self/pagemap", O_RDONLY)};
+                    .pages = *Fd::memfd("pages", (pages + 7) / 8)}};
+}
+
+Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) {
+  const Fd pagemap = *open_pagemap(Fd());
+  return write_layer(memory, pagemap.ref(), to);
 }
 
 std::vector<uint64_t> pages_in(FdRef pages) {
@@ -99,6 +104,17 @@ TEST_CASE("files of another length, and pages beyond RAM, are refused") {
   CHECK_EQ(reason(size, 3, 0), "FILE_LENGTH");
   CHECK_EQ(reason(size - 1, 2, 0), "FILE_LENGTH");
   CHECK_EQ(reason(size + kPage, 2, 0), "FILE_LENGTH");
+}
+
+TEST_CASE("who cannot open its pagemap is told so, and has written no page") {
+  const Fd file = *Fd::memfd("memory", kPage);
+  const GuestMemory memory = *GuestMemory::create(file.ref(), kPage, MemorySharing::kPrivate);
+  put(memory, 0, 1);
+  const ChangedPages to = files_for(1);
+  CHECK_EQ(write_layer(memory, FdRef(), to).error().reason(), "NO_PAGEMAP");
+  CHECK(pages_in(to.layer.pages.ref()).empty());
+  CHECK_EQ(open_pagemap(*Fd::open("/dev/null", O_RDONLY)).error().reason(), "NO_PAGEMAP");
+  CHECK(open_pagemap(*Fd::open("/proc/self", O_PATH | O_DIRECTORY)).has_value());
 }
 
 TEST_CASE("files of another length are refused before anything is written") {
