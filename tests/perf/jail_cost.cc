@@ -93,7 +93,7 @@ Contender at_once(std::string name, uint32_t count, Start& start) {
             const uint64_t begin = monotonic_ns();
             for (uint32_t i = 0; i < count; ++i) pids.push_back(TRY(start(i)));
             for (const pid_t pid : pids) TRY(reap(pid));
-            return Sample{monotonic_ns() - begin, 0};
+            return Sample{.wall_ns = monotonic_ns() - begin};
           }};
 }
 

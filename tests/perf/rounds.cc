@@ -20,7 +20,7 @@ uint64_t ns_of(const timeval& time) {
          static_cast<uint64_t>(time.tv_usec) * 1000;
 }
 
-Result<Sample> run_command(const std::string& name, std::vector<std::string> arguments) {
+Result<Sample> run_command(const std::string& name, std::vector<std::string> arguments, int code) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
@@ -35,17 +35,19 @@ Result<Sample> run_command(const std::string& name, std::vector<std::string> arg
   while (::wait4(pid, &status, 0, &usage) < 0 && errno == EINTR) {
   }
   const uint64_t end = monotonic_ns();
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != code) {
     return fail({Code::kAborted, "EXIT_STATUS"}, "%s: ended with wait status 0x%x", name.c_str(),
                 static_cast<unsigned>(status));
   }
-  return Sample{end - begin, ns_of(usage.ru_utime) + ns_of(usage.ru_stime)};
+  return Sample{.wall_ns = end - begin,
+                .cpu_ns = ns_of(usage.ru_utime) + ns_of(usage.ru_stime),
+                .minor_faults = static_cast<uint64_t>(usage.ru_minflt)};
 }
 
 }  // namespace
 
-Contender command(std::string name, std::vector<std::string> argv) {
-  auto run = [name, argv = std::move(argv)] { return run_command(name, argv); };
+Contender command(std::string name, std::vector<std::string> argv, int code) {
+  auto run = [name, argv = std::move(argv), code] { return run_command(name, argv, code); };
   return {std::move(name), std::move(run)};
 }
 

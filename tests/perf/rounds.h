@@ -17,6 +17,12 @@ struct Sample {
   uint64_t wall_ns = 0;
   /// User and system time of the process and the children it reaped.
   uint64_t cpu_ns = 0;
+  uint64_t minor_faults = 0;
+  /// Of a monitor, since the launch, by its own clock: its main(), the guest's first instruction,
+  /// its end. Else 0.
+  uint64_t main_ns = 0;
+  uint64_t running_ns = 0;
+  uint64_t ended_ns = 0;
 };
 
 struct Contender {
@@ -25,8 +31,8 @@ struct Contender {
   std::move_only_function<Result<Sample>()> run;
 };
 
-/// A process from spawn to reaped; it must end with code 0.
-Contender command(std::string name, std::vector<std::string> argv);
+/// A process from spawn to reaped, which must end with `code`.
+Contender command(std::string name, std::vector<std::string> argv, int code = 0);
 
 /// samples[i][r] is contender i in round r. One run of each beforehand does not count. Stops at the
 /// first error.

@@ -18,8 +18,9 @@ TEST_CASE("every contender is measured in every round, and once before") {
   int calls = 0;
   contenders.push_back(command("a", {"true"}));
   contenders.push_back(command("b", {"sleep", "0.02"}));
-  contenders.push_back(
-      {"c", [&calls]() -> Result<Sample> { return Sample{static_cast<uint64_t>(++calls), 0}; }});
+  contenders.push_back({"c", [&calls]() -> Result<Sample> {
+                          return Sample{.wall_ns = static_cast<uint64_t>(++calls)};
+                        }});
   const auto samples = run_rounds(contenders, 3);
   REQUIRE_UNARY(samples.has_value());
   REQUIRE_EQ(samples->size(), 3u);
@@ -32,6 +33,7 @@ TEST_CASE("a run that fails is an error, not a time") {
   const auto wrong = command("a", {"false"}).run();
   REQUIRE_UNARY(!wrong.has_value());
   CHECK_EQ(wrong.error().reason(), "EXIT_STATUS");
+  CHECK_UNARY(command("a", {"false"}, 1).run().has_value());
   CHECK_UNARY(!command("b", {"/no/such/program"}).run().has_value());
   CHECK_UNARY(!command("c", {"sh", "-c", "kill -9 $$"}).run().has_value());
 }

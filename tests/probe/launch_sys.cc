@@ -55,8 +55,15 @@ Result<Outgoing> build(const LaunchOptions& options, Kept& kept) {
   configure.set_memory_bytes(options.memory_bytes);
   configure.set_cmdline(options.command_line);
   configure.set_kvm_fd(out.add(TRY(Fd::open("/dev/kvm", O_RDWR))));
-  configure.set_memory_fd(out.add(TRY(Fd::memfd("guest", options.memory_bytes))));
-  configure.set_kernel_fd(out.add(TRY(Fd::open(options.kernel.c_str(), O_RDONLY))));
+  if (options.saved) {
+    configure.set_memory_fd(out.add(TRY(Fd::open(options.saved->memory.c_str(), O_RDONLY))));
+    control::Restore& restore = *configure.mutable_restore();
+    restore.set_state_fd(out.add(TRY(Fd::open(options.saved->state.c_str(), O_RDONLY))));
+    restore.set_private_memory(true);
+  } else {
+    configure.set_memory_fd(out.add(TRY(Fd::memfd("guest", options.memory_bytes))));
+    configure.set_kernel_fd(out.add(TRY(Fd::open(options.kernel.c_str(), O_RDONLY))));
+  }
   for (const LaunchDisk& disk : options.disks) {
     control::Disk& to = *configure.add_disks();
     to.set_fd(out.add(TRY(Fd::open(disk.path.c_str(), disk.read_only ? O_RDONLY : O_RDWR))));
@@ -139,6 +146,20 @@ Result<pid_t> spawn(const std::string& program, FdRef listener) {
   return pid;
 }
 
+Result<pid_t> spawn_jailed(const LaunchJail& jail, FdRef listener) {
+  const jailer::LaunchPlan plan = {
+      .jailer = jail.jailer,
+      .program = jail.monitor,
+      .arguments = {"mayfly-vmm", format("--control-fd=%d", kControlNumber)},
+      .inherited = {listener},
+      .jail = {.mode = jailer::JailMode::kRoot,
+               .uid = jail.uid,
+               .gid = jail.uid,
+               .namespaces = jail.namespaces},
+  };
+  return TRY(jailer::launch(plan)).pid;
+}
+
 // Kills the process when its time is over.
 void wait_for(pid_t pid, uint64_t timeout_ms, LaunchResult& result) {
   // SAFETY: pidfd_open(pid, flags); the process is a child that has not been reaped.
@@ -153,6 +174,7 @@ void wait_for(pid_t pid, uint64_t timeout_ms, LaunchResult& result) {
            static_cast<uint64_t>(time.tv_usec) * 1000;
   };
   result.cpu_ns = ns_of(usage.ru_utime) + ns_of(usage.ru_stime);
+  result.minor_faults = static_cast<uint64_t>(usage.ru_minflt);
 }
 
 Result<> collect(const Kept& kept, uint64_t begin_ns, LaunchResult& result) {
@@ -194,7 +216,8 @@ Result<LaunchResult> launch(const LaunchOptions& options) {
     // The packet waits in the socket until the monitor reads it; the descriptors travel with it.
     TRY(send(kept.control.ref(), out));
     LaunchResult result;
-    const pid_t pid = TRY(spawn(options.monitor, listener.ref()));
+    const pid_t pid = TRY(options.jail ? spawn_jailed(*options.jail, listener.ref())
+                                       : spawn(options.monitor, listener.ref()));
     wait_for(pid, options.timeout_ms, result);
     result.wall_ns = monotonic_ns() - begin_ns;
     TRY(collect(kept, begin_ns, result));

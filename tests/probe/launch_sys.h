@@ -6,8 +6,10 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "jailer/launch.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,10 +20,28 @@ struct LaunchDisk {
   bool read_only = false;
 };
 
+/// Through the jailer, as a root daemon launches (jailer/launch.h); the descriptors are borrowed.
+struct LaunchJail {
+  FdRef jailer;
+  FdRef monitor;
+  jailer::SharedNamespaces namespaces;
+  uid_t uid = 0;
+};
+
+/// What Save left: a machine with the same devices goes on from there.
+struct LaunchSaved {
+  std::string state;
+  std::string memory;
+};
+
 struct LaunchOptions {
-  /// The mayfly-vmm to run.
+  /// The mayfly-vmm to run; not looked at with `jail`.
   std::string monitor;
+  /// Absent: an ordinary process.
+  std::optional<LaunchJail> jail;
   std::string kernel;
+  /// In place of a boot.
+  std::optional<LaunchSaved> saved;
   std::string command_line;
   uint64_t memory_bytes = uint64_t{128} << 20;
   std::vector<LaunchDisk> disks;
@@ -46,6 +66,7 @@ struct LaunchResult {
   /// From before the launch until the process is reaped, and the process's own time.
   uint64_t wall_ns = 0;
   uint64_t cpu_ns = 0;
+  uint64_t minor_faults = 0;
   /// From the launch to main(), to the guest's first entry and to its end, by the monitor's own
   /// clock readings.
   uint64_t main_ns = 0;

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Mayfly must reach, and what it must not fall behind: the lines that figures are judged by.
+
+A goal's `line` is what is wanted. Its `gate` fails a test: the line itself, unless that is not reached yet, or is so
+near that a busy machine would cross it. Then the gate holds what is reached.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    number: str
+    key: str
+    section: str  # of bench.py
+    what: str
+    sense: str  # "<=" or ">="
+    line: float
+    unit: str
+    gate: float | None = None
+
+    def is_met(self, value):
+        return value <= self.line if self.sense == "<=" else value >= self.line
+
+    def holds(self, value):
+        gate = self.line if self.gate is None else self.gate
+        return value <= gate if self.sense == "<=" else value >= gate
+
+    def distance(self, value):
+        """Nothing where it is met."""
+        if self.is_met(value):
+            return ""
+        return f"{value / self.line:.2f} x the line" if self.line else f"{value - self.line:g} above the line"
+
+    def missed(self, figure):
+        gate = self.line if self.gate is None else self.gate
+        return (f"goal {self.number}: {self.what}: {figure['value']:.4g} {self.unit} (95 %: {figure['low']:.4g} to "
+                f"{figure['high']:.4g}, {figure['count']} samples); the gate is {self.sense} {gate:g}, the goal "
+                f"{self.line:g}")
+
+
+# F: the floor program as a process (boot_floor); FCO: the same in Firecracker's order of calls; Q: QEMU microvm.
+START = "spawn, jail, restore, first instruction, reaped"
+GOALS = [
+    Goal("3", "start_to_floor", "starts", START, "<=", 2.5, "F", gate=5),
+    Goal("3", "start_cpu_to_floor", "starts", "CPU time of the same", "<=", 2.5, "F", gate=3),
+    Goal("3", "start_to_qemu", "starts", START, "<=", 0.10, "Q", gate=0.25),
+    Goal("7", "monitor_private_mib", "footprint", "a jailed, restored monitor's private memory", "<=", 1.0, "MiB",
+         gate=1.6),
+    Goal("7", "monitor_mappings", "footprint", "its mappings", "<=", 40, ""),
+    Goal("7", "monitor_to_qemu", "footprint", "its private memory", "<=", 0.10, "Q"),
+    Goal("8", "rate_to_floor", "rate", "VMs launched and destroyed by the daemon, by one client", ">=", 0.8, "F's rate",
+         gate=0.1),
+    Goal("8", "rate_to_firecracker_order", "rate", "the same", ">=", 5, "FCO's rate", gate=2.5),
+    Goal("8", "latency_when_many", "many", "call to first exit with many VMs live, to that with 10", "<=", 1.25, "",
+         gate=2.5),
+    Goal("12", "call_to_exit", "rate", "RestoreVm call to first exit, to goal 1's path and 1.5 empty calls", "<=", 1.0,
+         "", gate=5),
+    Goal("12", "idle_wakeups", "many", "wake-ups of an idle VM's monitor in 10 s", "<=", 0, ""),
+    Goal("12", "daemon_wakeups", "many", "wake-ups of the daemon in the same 10 s", "<=", 0, "", gate=150),
+    Goal("12", "daemon_kib_per_vm", "many", "the daemon's private memory for each VM", "<=", 64, "KiB"),
+    Goal("12", "clones_that_share", "many", "clones with another's incarnation, uid or CID", "<=", 0, ""),
+]
+BY_KEY = {goal.key: goal for goal in GOALS}

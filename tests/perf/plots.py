@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The charts of a result: what each shows is its title."""
+
+from perf import plot
+
+
+def _starts(samples):
+    yield "starts.svg", plot.cdf("From spawn to reaped, a VM that ends at once", "ms (logarithmic)",
+                                 {name: [ns / 1e6 for ns in each["wall_ns"]] for name, each in samples.items()})
+
+
+def _rate(samples):
+    names = {"received_ns": "order at the monitor", "ended_ns": "first exit", "restored_ns": "RestoreVm answered",
+             "stopped_ns": "end known", "deleted_ns": "deleted"}
+    yield "launch.svg", plot.cdf("A VM's life through the daemon, since the RestoreVm call", "ms (logarithmic)",
+                                 {name: [ns / 1e6 for ns in samples["lives"][key]] for key, name in names.items()})
+
+
+def _many(samples):
+    yield "latency.svg", plot.cdf(
+        "RestoreVm call to first guest exit", "ms (logarithmic)",
+        {f"{samples[key]['live']} VMs live": [ns / 1e6 for ns in samples[key]["lives"]["ended_ns"]]
+         for key in ("few", "many")})
+    yield "fan_out.svg", plot.line_chart(
+        "Clones of one snapshot, as they come up", "ms since the call", "VMs up",
+        {"CloneVm": [(0, 0), *((at * 1e3, number + 1) for number, at in enumerate(samples["clones_up_s"]))]})
+
+
+def _footprint(samples):
+    rows = {name: samples[key]["private"] / 2**20 for name, key in (("mayfly-vmm", "mayfly"), ("QEMU microvm", "qemu"))
+            if samples[key]}
+    yield "footprint.svg", plot.bar_chart("Private memory of a monitor, without its guest's RAM", "MiB", rows)
+
+
+CHARTS = {"starts": _starts, "rate": _rate, "many": _many, "footprint": _footprint}
+
+
+def write(result, directory):
+    """The paths written."""
+    for name, section in result["sections"].items():
+        for file, text in CHARTS.get(name, lambda _: ())(section["samples"]):
+            path = directory / file
+            path.write_text(text)
+            yield path
