@@ -8,6 +8,7 @@
 #include "mayfly/v1/exec.grpc.pb.h"
 #include "mayfly/v1/snapshot.grpc.pb.h"
 #include "mayfly/v1/system.grpc.pb.h"
+#include "mayfly/v1/template.grpc.pb.h"
 #include "mayfly/v1/vm.grpc.pb.h"
 
 #include <grpcpp/channel.h>
@@ -120,6 +121,7 @@ class ClientImpl final : public Client {
         consoles_(channel),
         events_(channel),
         snapshots_(channel),
+        templates_(channel),
         system_(channel) {}
 
   void set_deadline(Time deadline) override { deadline_ = deadline; }
@@ -150,6 +152,10 @@ class ClientImpl final : public Client {
   MAYFLY_UNARY(snapshots_, DeleteSnapshot)
   MAYFLY_UNARY(snapshots_, VerifySnapshot)
   MAYFLY_UNARY(snapshots_, RestoreVm)
+  MAYFLY_UNARY(templates_, PrepareTemplate)
+  MAYFLY_UNARY(templates_, GetTemplate)
+  MAYFLY_UNARY(templates_, ListTemplates)
+  MAYFLY_UNARY(templates_, DeleteTemplate)
   MAYFLY_UNARY(system_, GetInfo)
   MAYFLY_UNARY(system_, CheckHost)
 #undef MAYFLY_UNARY
@@ -207,6 +213,7 @@ class ClientImpl final : public Client {
   v1::ConsoleService::Stub consoles_;
   v1::EventService::Stub events_;
   v1::SnapshotService::Stub snapshots_;
+  v1::TemplateService::Stub templates_;
   v1::SystemService::Stub system_;
 };
 

@@ -11,6 +11,7 @@
 #include "mayfly/v1/exec.pb.h"
 #include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/system.pb.h"
+#include "mayfly/v1/template.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
 #include <chrono>
@@ -67,6 +68,10 @@ class Client {
   virtual Result<v1::DeleteSnapshotResponse> call(const v1::DeleteSnapshotRequest& request) = 0;
   virtual Result<v1::VerifySnapshotResponse> call(const v1::VerifySnapshotRequest& request) = 0;
   virtual Result<v1::RestoreVmResponse> call(const v1::RestoreVmRequest& request) = 0;
+  virtual Result<v1::PrepareTemplateResponse> call(const v1::PrepareTemplateRequest& request) = 0;
+  virtual Result<v1::GetTemplateResponse> call(const v1::GetTemplateRequest& request) = 0;
+  virtual Result<v1::ListTemplatesResponse> call(const v1::ListTemplatesRequest& request) = 0;
+  virtual Result<v1::DeleteTemplateResponse> call(const v1::DeleteTemplateRequest& request) = 0;
   virtual Result<v1::GetInfoResponse> call(const v1::GetInfoRequest& request) = 0;
   virtual Result<v1::CheckHostResponse> call(const v1::CheckHostRequest& request) = 0;
 

@@ -102,7 +102,12 @@ struct SnapshotFlags {
   bool caller_keeps_disks = false;
 };
 
-/// Of VMs that go on from a snapshot or a VM.
+struct TemplateFlags {
+  std::string template_id;
+  std::string snapshot_id;
+};
+
+/// Of VMs that go on from a snapshot, a template or a VM.
 struct RestoreFlags {
   // Of /dev/vda, /dev/vdb, ...
   std::vector<std::string> disks;
@@ -110,12 +115,14 @@ struct RestoreFlags {
   bool paused = false;
   bool allow_slow_kvm = false;
   LimitFlags limits;
-  // `restore` alone.
-  std::string snapshot_id;
-  std::string vm_id;
+  // Empty: not from a template.
+  std::string template_id;
+  // `restore` alone. The snapshot's, unless there is a template_id, and the VM's.
+  std::vector<std::string> restore_ids;
   bool verify_memory = false;
   std::string request_id;
-  // `clone` alone: one of snapshot_id and source_vm_id.
+  // `clone` alone: one of snapshot_id, template_id and source_vm_id.
+  std::string snapshot_id;
   std::string source_vm_id;
   std::vector<std::string> clone_ids;
   bool caller_keeps_disks = false;

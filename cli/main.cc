@@ -5,6 +5,7 @@
 #include "cli/output.h"
 #include "cli/run.h"
 #include "cli/snapshots.h"
+#include "cli/templates.h"
 
 #include <CLI/CLI.hpp>
 
@@ -31,6 +32,8 @@ struct Everything {
   SnapshotFlags snapshot;
   RestoreFlags restore;
   std::vector<std::string> snapshot_ids;
+  TemplateFlags made_template;
+  std::vector<std::string> template_ids;
   CommandFlags exec;
   std::string vm_id;
   // What follows the first `--`: a command for the guest, whose flags are not ours.
@@ -265,7 +268,42 @@ void add_snapshot(CLI::App& app, Everything& all) {
       [&] { all.action = [&] { return delete_snapshots(all.global, all.snapshot_ids); }; });
 }
 
+void add_template(CLI::App& app, Everything& all) {
+  CLI::App* parent = app.add_subcommand(
+      "template", "Keep snapshots in memory, for VMs that shall go on from them soon");
+  parent->require_subcommand(1);
+  CLI::App* prepare_command =
+      parent->add_subcommand("prepare", "Read a snapshot, check it, and keep it in memory");
+  prepare_command->add_option("snapshot", all.made_template.snapshot_id, "the snapshot's id")
+      ->required();
+  prepare_command
+      ->add_option("template", all.made_template.template_id,
+                   "the template's id: [a-z0-9][a-z0-9-_.]{0,62}")
+      ->required();
+  prepare_command->footer(
+      "It lasts until `template rm`, or until the daemon ends.\n"
+      "  mayfly template prepare warm web && mayfly clone --template web a b c");
+  prepare_command->callback(
+      [&] { all.action = [&] { return prepare_template(all.global, all.made_template); }; });
+  parent->add_subcommand("ls", "List templates")->callback([&] {
+    all.action = [&] { return list_templates(all.global); };
+  });
+  CLI::App* inspect_command =
+      parent->add_subcommand("inspect", "Print everything about a template, as JSON");
+  inspect_command->add_option("template", all.made_template.template_id, "the template's id")
+      ->required();
+  inspect_command->callback([&] {
+    all.action = [&] { return inspect_template(all.global, all.made_template.template_id); };
+  });
+  CLI::App* remove_command =
+      parent->add_subcommand("rm", "Forget templates; VMs that were made from them stay");
+  remove_command->add_option("template", all.template_ids, "the templates' ids")->required();
+  remove_command->callback(
+      [&] { all.action = [&] { return delete_templates(all.global, all.template_ids); }; });
+}
+
 void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
+  command->add_option("--template", flags.template_id, "go on from this template")->type_name("ID");
   command->add_option("--disk", flags.disks, "a file for each of its disks, in their order")
       ->type_name("IMG")
       ->allow_extra_args(false);
@@ -278,19 +316,24 @@ void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
 
 void add_restore_clone(CLI::App& app, Everything& all) {
   CLI::App* restore_command =
-      app.add_subcommand("restore", "Make a VM that goes on from a snapshot");
-  restore_command->add_option("snapshot", all.restore.snapshot_id, "the snapshot's id")->required();
-  restore_command->add_option("vm", all.restore.vm_id, "the new VM's id")->required();
+      app.add_subcommand("restore", "Make a VM that goes on from a snapshot or a template");
+  restore_command
+      ->add_option("ids", all.restore.restore_ids,
+                   "the snapshot's id, without --template; then the new VM's id")
+      ->required()
+      ->expected(1, 2)
+      ->type_name("[SNAPSHOT] VM");
   add_restore_flags(restore_command, all.restore);
   restore_command->add_flag("--verify-memory", all.restore.verify_memory,
                             "read all of the memory first");
   restore_command->add_option("--request-id", all.restore.request_id,
                               "make repeating this very command harmless: same id, same answer");
-  restore_command->footer("  mayfly restore warm web2 --disk web.ext4");
+  restore_command->footer(
+      "  mayfly restore warm web2 --disk web.ext4\n  mayfly restore --template web web2");
   restore_command->callback([&] { all.action = [&] { return restore(all.global, all.restore); }; });
 
-  CLI::App* clone_command =
-      app.add_subcommand("clone", "Make many VMs that go on from one snapshot or live VM");
+  CLI::App* clone_command = app.add_subcommand(
+      "clone", "Make many VMs that go on from one snapshot, template or live VM");
   clone_command->add_option("vms", all.restore.clone_ids, "the new VMs' ids")->required();
   clone_command->add_option("--snapshot", all.restore.snapshot_id, "clone this snapshot")
       ->type_name("ID");
@@ -329,6 +372,7 @@ int run_program(int argc, char** argv) {
   add_exec(app, all);
   add_streams(app, all);
   add_snapshot(app, all);
+  add_template(app, all);
   add_restore_clone(app, all);
   app.add_subcommand("doctor", "Tell what this host can do, what it lacks, and what mends it")
       ->callback([&] { all.action = [&] { return doctor(all.global); }; });

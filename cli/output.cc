@@ -131,6 +131,18 @@ std::string snapshot_table(const google::protobuf::RepeatedPtrField<v1::Snapshot
   return table(rows);
 }
 
+std::string template_table(const google::protobuf::RepeatedPtrField<v1::Template>& templates) {
+  std::vector<std::vector<std::string>> rows = {
+      {"ID", "SNAPSHOT", "VCPUS", "MEMORY", "RESIDENT", "AGE"}};
+  for (const v1::Template& each : templates) {
+    rows.push_back({each.template_id(), each.snapshot_id(), std::to_string(each.vcpus()),
+                    std::to_string(each.memory_mib()) + " MiB",
+                    format("%.1f MiB", static_cast<double>(each.resident_bytes()) / (1 << 20)),
+                    age_of(each.create_time())});
+  }
+  return table(rows);
+}
+
 std::string event_line(const v1::Event& event) {
   std::string what;
   switch (event.what_case()) {

@@ -8,6 +8,7 @@
 #include "mayfly/v1/event.pb.h"
 #include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/system.pb.h"
+#include "mayfly/v1/template.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
 #include <string>
@@ -31,6 +32,7 @@ std::string short_name(v1::ExitReason reason);
 
 std::string vm_table(const google::protobuf::RepeatedPtrField<v1::Vm>& vms);
 std::string snapshot_table(const google::protobuf::RepeatedPtrField<v1::Snapshot>& snapshots);
+std::string template_table(const google::protobuf::RepeatedPtrField<v1::Template>& templates);
 std::string event_line(const v1::Event& event);
 std::string check_table(const v1::CheckHostResponse& response);
 

@@ -65,9 +65,19 @@ int delete_snapshots(const GlobalFlags& global, const std::vector<std::string>& 
 }
 
 int restore(const GlobalFlags& global, const RestoreFlags& flags) {
+  // Where a template is named, there is no snapshot before the VM's id.
+  if (flags.restore_ids.size() != (flags.template_id.empty() ? 2 : 1)) {
+    return report_error(global, fail({Code::kInvalidArgument, "USAGE"},
+                                     "a snapshot, or --template ID, and then the new VM's id")
+                                    .error());
+  }
   v1::RestoreVmRequest request;
-  request.set_snapshot_id(flags.snapshot_id);
-  request.set_vm_id(flags.vm_id);
+  if (flags.template_id.empty()) {
+    request.set_snapshot_id(flags.restore_ids.front());
+  } else {
+    request.set_template_id(flags.template_id);
+  }
+  request.set_vm_id(flags.restore_ids.back());
   *request.mutable_overrides() = make_overrides(flags);
   request.set_start(!flags.paused);
   request.set_verify_memory(flags.verify_memory);
@@ -76,14 +86,18 @@ int restore(const GlobalFlags& global, const RestoreFlags& flags) {
 }
 
 int clone(const GlobalFlags& global, const RestoreFlags& flags) {
-  if (flags.snapshot_id.empty() == flags.source_vm_id.empty()) {
+  const int sources =
+      !flags.snapshot_id.empty() + !flags.template_id.empty() + !flags.source_vm_id.empty();
+  if (sources != 1) {
     return report_error(global, fail({Code::kInvalidArgument, "USAGE"},
-                                     "one of --snapshot and --vm says what to clone")
+                                     "one of --snapshot, --template and --vm says what to clone")
                                     .error());
   }
   v1::CloneVmRequest request;
-  if (flags.snapshot_id.empty()) {
+  if (!flags.source_vm_id.empty()) {
     request.set_source_vm_id(flags.source_vm_id);
+  } else if (!flags.template_id.empty()) {
+    request.set_template_id(flags.template_id);
   } else {
     request.set_snapshot_id(flags.snapshot_id);
   }

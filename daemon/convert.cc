@@ -230,6 +230,7 @@ void to_proto(const VmView& in, v1::Vm* out) {
   out->set_monitor_pid(in.monitor_pid);
   out->set_cmdline(in.cmdline);
   out->set_restored_from(in.restored_from);
+  out->set_template_id(in.template_id);
   out->set_guest_cid(in.spec.agent ? in.spec.guest_cid : 0);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());

@@ -76,6 +76,7 @@ Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in) {
 
 RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
   return {.snapshot_id = in.snapshot_id(),
+          .template_id = in.template_id(),
           .vm_id = in.vm_id(),
           .overrides = from_proto(in.overrides()),
           .start = in.start(),
@@ -86,6 +87,7 @@ RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
 ClonePlan from_proto(const v1::CloneVmRequest& in) {
   ClonePlan plan{.snapshot_id = in.snapshot_id(),
                  .source_vm_id = in.source_vm_id(),
+                 .template_id = in.template_id(),
                  .targets = {},
                  .start = in.start(),
                  .caller_keeps_disks = in.caller_keeps_disks()};
@@ -103,6 +105,26 @@ void to_proto(const SnapshotView& in, v1::Snapshot* out) {
   if (!in.manifest) return;
   to_proto(*in.manifest, out);
   out->set_stored_bytes(in.stored_bytes);
+}
+
+TemplateRequest from_proto(const v1::PrepareTemplateRequest& in) {
+  return {.template_id = in.template_id(), .snapshot_id = in.snapshot_id()};
+}
+
+void to_proto(const TemplateView& in, v1::Template* out) {
+  out->set_template_id(in.id);
+  out->set_snapshot_id(in.snapshot_id);
+  set_time(in.create_unix_us, out->mutable_create_time());
+  out->set_vcpus(in.spec.vcpus);
+  out->set_memory_mib(in.spec.memory_mib);
+  for (const DiskSpec* disk : all_disks(in.spec)) {
+    v1::SnapshotDisk* added = out->add_disks();
+    added->set_size_bytes(disk->size_bytes.value_or(0));
+    added->set_read_only(disk->read_only);
+    added->set_serial(printable(disk->serial, kMaxSerialBytes));
+  }
+  out->set_agent(in.spec.agent);
+  out->set_resident_bytes(in.resident_bytes);
 }
 
 }  // namespace mayfly::daemon

@@ -8,6 +8,7 @@
 #include "daemon/random.h"
 #include "daemon/snapshot_service.h"
 #include "daemon/system_service.h"
+#include "daemon/template_service.h"
 #include "daemon/vm_service.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
@@ -43,13 +44,14 @@ class ServerImpl final : public Server {
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
-        snapshots_(manager_, *dirs_.snapshots,
+        snapshots_(manager_, *dirs_.snapshots, templates_,
                    [device = options.kvm_device] { return describe_host(device); }),
         vm_service_(manager_),
         exec_service_(manager_),
         console_service_(manager_),
         event_service_(events_),
         snapshot_service_(snapshots_),
+        template_service_(snapshots_, templates_),
         system_service_(manager_, checker_, *jails_, events_.epoch(), dirs_.state->path()),
         exec_acceptor_(
             exec_service_,
@@ -69,7 +71,7 @@ class ServerImpl final : public Server {
     grpc::ServerBuilder builder;
     for (grpc::Service* service : std::initializer_list<grpc::Service*>{
              &vm_service_, &exec_service_, &console_service_, &event_service_, &snapshot_service_,
-             &system_service_}) {
+             &template_service_, &system_service_}) {
       builder.RegisterService(service);
     }
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
@@ -112,12 +114,14 @@ class ServerImpl final : public Server {
   const std::unique_ptr<Reactor> reactor_;
   const VmEnvironment environment_;
   VmManager manager_;
+  TemplateStore templates_;
   SnapshotManager snapshots_;
   VmServiceImpl vm_service_;
   ExecServiceImpl exec_service_;
   ConsoleServiceImpl console_service_;
   EventServiceImpl event_service_;
   SnapshotServiceImpl snapshot_service_;
+  TemplateServiceImpl template_service_;
   SystemServiceImpl system_service_;
   BidiAcceptor<ExecServiceImpl, ExecCall> exec_acceptor_;
   BidiAcceptor<ConsoleServiceImpl, AttachCall> attach_acceptor_;

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "daemon/call.h"
 #include "daemon/snapshot_store.h"
+#include "daemon/template_store.h"
 #include "daemon/vm_manager.h"
 #include "snapshot/chain.h"
 #include "snapshot/writer.h"
@@ -61,7 +62,9 @@ struct RestoreOverrides {
 };
 
 struct RestoreVmPlan {
+  // One of the two.
   std::string snapshot_id = {};
+  std::string template_id = {};
   std::string vm_id = {};
   RestoreOverrides overrides = {};
   bool start = false;
@@ -75,12 +78,23 @@ struct CloneTarget {
 };
 
 struct ClonePlan {
-  // One of the two.
+  // One of the three.
   std::string snapshot_id = {};
   std::string source_vm_id = {};
+  std::string template_id = {};
   std::vector<CloneTarget> targets = {};
   bool start = false;
   bool caller_keeps_disks = false;
+};
+
+struct TemplateRequest {
+  std::string template_id = {};
+  std::string snapshot_id = {};
+};
+
+struct TemplateOutcome {
+  TemplateView made;
+  PhaseTimes times;
 };
 
 class SnapshotManager {
@@ -88,9 +102,9 @@ class SnapshotManager {
   /// Looks at the host that VMs are restored on.
   using HostLook = std::function<Result<snapshot::HostDescription>()>;
 
-  /// Both outlive it. The host is looked at when it is first needed.
-  SnapshotManager(VmManager& vms, SnapshotStore& store, HostLook look)
-      : vms_(vms), store_(store), look_(std::move(look)) {}
+  /// All outlive it. The host is looked at when it is first needed.
+  SnapshotManager(VmManager& vms, SnapshotStore& store, TemplateStore& templates, HostLook look)
+      : vms_(vms), store_(store), templates_(templates), look_(std::move(look)) {}
 
   Result<SnapshotOutcome> create(const SnapshotRequest& request, const Call& call);
   Result<SnapshotView> get(const std::string& id) { return store_.get(id); }
@@ -100,6 +114,9 @@ class SnapshotManager {
   Result<> remove(const std::string& id) { return store_.remove(id); }
   Result<VerifyOutcome> verify(const std::string& id);
 
+  /// Its memory is read, checked and kept; what it was made from may go afterwards.
+  Result<TemplateOutcome> prepare_template(const TemplateRequest& request, const Call& call);
+
   Result<VmOutcome> restore(const RestoreVmPlan& plan, const Call& call);
 
   using CloneHook = std::function<void(const std::string& vm_id, const Result<VmOutcome>& made)>;
@@ -107,14 +124,12 @@ class SnapshotManager {
   Result<> clone(const ClonePlan& plan, const CloneHook& made, const Call& call);
 
  private:
-  /// A machine to go on from, and what a VM of it is like but for the overrides.
-  struct Prepared {
-    RestoreSource source;
-    VmSpec spec;
-  };
-  Result<Prepared> prepare_snapshot(const std::string& id, bool verify_memory,
-                                    Stopwatch& stopwatch);
-  Result<Prepared> prepare_vm(const ClonePlan& plan, const Call& call);
+  /// Where VMs that go on from a snapshot have its memory.
+  enum class MemoryPlace { kFile, kVerifiedFile, kResident };
+  Result<PreparedMachine> prepare_snapshot(const std::string& id, MemoryPlace place,
+                                           Stopwatch& stopwatch);
+  Result<PreparedMachine> prepare(const RestoreVmPlan& plan, Stopwatch& stopwatch);
+  Result<PreparedMachine> prepare_vm(const ClonePlan& plan, const Call& call);
   /// Where a snapshot is written to, and who waits for it.
   struct Sink {
     snapshot::SnapshotWriter& writer;
@@ -127,6 +142,7 @@ class SnapshotManager {
 
   VmManager& vms_;
   SnapshotStore& store_;
+  TemplateStore& templates_;
   const HostLook look_;
   std::mutex mutex_;
   // Guarded by mutex_.

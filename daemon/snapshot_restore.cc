@@ -3,6 +3,7 @@
 // How VMs go on from snapshots and from each other: everything is looked at before a process
 // exists.
 #include "daemon/random.h"
+#include "daemon/resident_memory.h"
 #include "daemon/saved_memory.h"
 #include "daemon/saved_state.h"
 #include "daemon/snapshot_manager.h"
@@ -26,19 +27,10 @@ uint64_t fresh_guest_cid() {
   return kMinGuestCid + number % (kMaxGuestCid - kMinGuestCid + 1);
 }
 
-/// The memory that a chain is, which nobody writes any more.
-Result<Fd> memory_of(const snapshot::Chain& chain) {
-  const snapshot::Snapshot& newest = chain.newest();
-  if (newest.manifest().kind == snapshot::Kind::kStateOnly) {
-    return fail({Code::kFailedPrecondition, "NO_MEMORY"}, "snapshot %s: is a STATE_ONLY",
-                newest.manifest().id.c_str());
-  }
-  if (chain.snapshots().size() == 1) return Fd::duplicate(newest.memory());
-  snapshot::LayeredMemory memory = chain.memory();
-  Fd file = TRY(Fd::memfd("mayfly-template", memory.size()));
-  TRY(memory.apply_to(file.ref()));
-  TRY(seal_memfd(file.ref()));
-  return file;
+Result<> check_memory(const snapshot::Snapshot& newest) {
+  if (newest.manifest().kind != snapshot::Kind::kStateOnly) return {};
+  return fail({Code::kFailedPrecondition, "NO_MEMORY"}, "snapshot %s: is a STATE_ONLY",
+              newest.manifest().id.c_str());
 }
 
 Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
@@ -77,9 +69,8 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
 
 }  // namespace
 
-Result<SnapshotManager::Prepared> SnapshotManager::prepare_snapshot(const std::string& id,
-                                                                    bool verify_memory,
-                                                                    Stopwatch& stopwatch) {
+Result<PreparedMachine> SnapshotManager::prepare_snapshot(const std::string& id, MemoryPlace place,
+                                                          Stopwatch& stopwatch) {
   TRY(validate_snapshot_id(id));
   const SnapshotHold hold = store_.hold(id);
   (void)TRY(store_.get(id));
@@ -88,13 +79,15 @@ Result<SnapshotManager::Prepared> SnapshotManager::prepare_snapshot(const std::s
   TRY(check_host(manifest.host));
   VmSpec spec = TRY(spec_of(manifest.machine));
   stopwatch.lap("open-snapshot");
-  if (verify_memory) {
+  TRY(check_memory(chain.newest()));
+  if (place == MemoryPlace::kVerifiedFile) {
     TRY(chain.verify_memory());
     stopwatch.lap("verify");
   }
-  Fd memory = TRY(memory_of(chain));
+  const bool in_one_file = chain.snapshots().size() == 1 && place != MemoryPlace::kResident;
+  Fd memory = in_one_file ? TRY(Fd::duplicate(chain.newest().memory())) : TRY(make_resident(chain));
   stopwatch.lap("memory");
-  return Prepared{
+  return PreparedMachine{
       .source = {.state = TRY(state_file(chain.newest().state())),
                  .memory = std::move(memory),
                  .layers = {},
@@ -103,8 +96,7 @@ Result<SnapshotManager::Prepared> SnapshotManager::prepare_snapshot(const std::s
       .spec = std::move(spec)};
 }
 
-Result<SnapshotManager::Prepared> SnapshotManager::prepare_vm(const ClonePlan& plan,
-                                                              const Call& call) {
+Result<PreparedMachine> SnapshotManager::prepare_vm(const ClonePlan& plan, const Call& call) {
   Stopwatch stopwatch;
   const VmPin vm = TRY(vms_.find(plan.source_vm_id));
   const VmView view = TRY(vm->wait_created(call));
@@ -118,14 +110,38 @@ Result<SnapshotManager::Prepared> SnapshotManager::prepare_vm(const ClonePlan& p
   for (size_t i = 0; i < disks.size(); ++i) {
     if (disks[i]->read_only) spec.disks[i].path = disks[i]->path;
   }
-  Prepared prepared{.source = {.state = TRY(state_file(state)),
-                               .memory = std::move(saved.memory),
-                               .layers = {},
-                               .base = std::move(saved.base),
-                               .origin = view.id},
-                    .spec = std::move(spec)};
+  PreparedMachine prepared{.source = {.state = TRY(state_file(state)),
+                                      .memory = std::move(saved.memory),
+                                      .layers = {},
+                                      .base = std::move(saved.base),
+                                      .origin = view.id},
+                           .spec = std::move(spec)};
   if (saved.layer) prepared.source.layers.push_back(*std::move(saved.layer));
   return prepared;
+}
+
+Result<TemplateOutcome> SnapshotManager::prepare_template(const TemplateRequest& request,
+                                                          const Call& call) {
+  Stopwatch stopwatch;
+  const TemplateClaim claim = TRY(templates_.claim(request.template_id));
+  PreparedMachine machine =
+      TRY(prepare_snapshot(request.snapshot_id, MemoryPlace::kResident, stopwatch));
+  machine.source.template_id = request.template_id;
+  TRY(call.check("preparing the template"));
+  TemplateView view{.id = request.template_id,
+                    .snapshot_id = request.snapshot_id,
+                    .create_unix_us = unix_now_us(),
+                    .spec = machine.spec,
+                    .resident_bytes = TRY(resident_bytes(machine.source.memory.ref()))};
+  return TemplateOutcome{.made = templates_.add(claim, std::move(view), std::move(machine)),
+                         .times = stopwatch.times()};
+}
+
+Result<PreparedMachine> SnapshotManager::prepare(const RestoreVmPlan& plan, Stopwatch& stopwatch) {
+  if (!plan.template_id.empty()) return templates_.find(plan.template_id);
+  return prepare_snapshot(plan.snapshot_id,
+                          plan.verify_memory ? MemoryPlace::kVerifiedFile : MemoryPlace::kFile,
+                          stopwatch);
 }
 
 Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call& call) {
@@ -133,7 +149,7 @@ Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call
   TRY(vms_.check_new(plan.vm_id, plan.request_id));
   if (auto before = TRY(vms_.made_before(plan.vm_id, plan.request_id, call)))
     return *std::move(before);
-  const Prepared prepared = TRY(prepare_snapshot(plan.snapshot_id, plan.verify_memory, stopwatch));
+  const PreparedMachine prepared = TRY(prepare(plan, stopwatch));
   return vms_.restore({.vm_id = plan.vm_id,
                        .spec = TRY(apply(plan.overrides, prepared.spec)),
                        .start = plan.start,
@@ -148,14 +164,16 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
                 plan.targets.size(), kMaxClones);
   }
   for (const CloneTarget& target : plan.targets) TRY(vms_.check_new(target.vm_id, ""));
-  if (plan.snapshot_id.empty() == plan.source_vm_id.empty()) {
+  if (plan.snapshot_id.empty() && plan.source_vm_id.empty() && plan.template_id.empty()) {
     return fail({Code::kInvalidArgument, "CLONE_SOURCE"},
-                "source: neither a snapshot_id nor a source_vm_id");
+                "source: none of snapshot_id, source_vm_id and template_id");
   }
   Stopwatch ignored;
-  const Prepared prepared = plan.source_vm_id.empty()
-                                ? TRY(prepare_snapshot(plan.snapshot_id, false, ignored))
-                                : TRY(prepare_vm(plan, call));
+  const PreparedMachine prepared =
+      !plan.source_vm_id.empty()
+          ? TRY(prepare_vm(plan, call))
+          : TRY(prepare({.snapshot_id = plan.snapshot_id, .template_id = plan.template_id},
+                        ignored));
   const auto make = [&](const CloneTarget& target) -> Result<VmOutcome> {
     Stopwatch stopwatch;
     TRY(call.check("making the clone"));

@@ -219,6 +219,7 @@ VmView Vm::view_locked() const {
       .exit = exit_,
       .jail = published_ && jail_ ? std::optional(jail_->view()) : std::nullopt,
       .restored_from = restored_from_,
+      .template_id = template_id_,
   };
 }
 

@@ -175,6 +175,7 @@ class Vm {
 
   // Constant once launch() has begun to build.
   std::string restored_from_;
+  std::string template_id_;
 
   // Made by launch() and constant once published_. The hooks of the later ones use the earlier
   // ones.

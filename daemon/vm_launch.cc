@@ -102,7 +102,10 @@ Result<> Vm::prepare(Resources& resources, const RestoreSource* source) {
   {
     std::lock_guard lock(mutex_);
     memory_ = std::move(memory);
-    if (source != nullptr) restored_from_ = source->origin;
+    if (source != nullptr) {
+      restored_from_ = source->origin;
+      template_id_ = source->template_id;
+    }
   }
   TRY(make_directory(resources));
   console_ = TRY(Console::create(environment_.reactor, file_path("console"), spec_.console_kib));

@@ -47,6 +47,8 @@ struct RestoreSource {
   std::optional<BaseSnapshot> base;
   /// For people: the snapshot's or the VM's id.
   std::string origin;
+  /// Empty: of none.
+  std::string template_id = {};
 };
 
 struct SavePlan {

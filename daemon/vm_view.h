@@ -62,6 +62,8 @@ struct VmView {
   std::optional<JailView> jail;
   // Of a VM that was not booted: the snapshot or VM that it goes on from.
   std::string restored_from;
+  // Empty: not by a template.
+  std::string template_id;
 };
 
 struct Phase {

@@ -70,7 +70,7 @@ class Rig {
     auto store = SnapshotStore::open(root_ / "snapshots");
     store_ = *std::move(store);
     // The fake's vCPUs need nothing of a host.
-    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, [] {
+    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, templates, [] {
       return Result<snapshot::HostDescription>({.cpu_vendor = std::string(12, '?'),
                                                 .cpuid = {},
                                                 .msrs = {},
@@ -108,6 +108,7 @@ class Rig {
 
   EventLog events{"epoch"};
   std::unique_ptr<VmManager> manager;
+  TemplateStore templates;
   std::unique_ptr<SnapshotManager> snapshots;
 
  private:

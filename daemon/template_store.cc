@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/template_store.h"
+
+#include "daemon/text.h"
+#include "daemon/vm_manager.h"
+
+namespace mayfly::daemon {
+
+namespace {
+
+Result<RestoreSource> duplicate(const RestoreSource& source) {
+  return RestoreSource{.state = TRY(Fd::duplicate(source.state.ref())),
+                       .memory = TRY(Fd::duplicate(source.memory.ref())),
+                       .layers = {},
+                       .base = source.base,
+                       .origin = source.origin,
+                       .template_id = source.template_id};
+}
+
+}  // namespace
+
+TemplateClaim::~TemplateClaim() {
+  if (store_ == nullptr) return;
+  std::lock_guard lock(store_->mutex_);
+  const auto found = store_->entries_.find(id_);
+  if (found != store_->entries_.end() && !found->second) store_->entries_.erase(found);
+}
+
+Result<TemplateClaim> TemplateStore::claim(const std::string& id) {
+  TRY(validate_id("template_id", id));
+  std::lock_guard lock(mutex_);
+  if (const auto found = entries_.find(id); found != entries_.end()) {
+    return fail({Code::kAlreadyExists, "TEMPLATE_EXISTS"}, "template_id: %s %s", id.c_str(),
+                found->second ? "exists already" : "is being prepared already");
+  }
+  if (entries_.size() >= kMaxTemplates) {
+    return fail({Code::kResourceExhausted, "TOO_MANY_TEMPLATES"},
+                "%zu templates exist already, which is the limit", entries_.size());
+  }
+  entries_.emplace(id, std::nullopt);
+  return TemplateClaim(this, id);
+}
+
+TemplateView TemplateStore::add(const TemplateClaim& claim, TemplateView view,
+                                PreparedMachine machine) {
+  std::lock_guard lock(mutex_);
+  std::optional<Entry>& entry = entries_.at(claim.id());
+  entry.emplace(Entry{.view = std::move(view), .machine = std::move(machine)});
+  return entry->view;
+}
+
+Result<TemplateStore::Entry*> TemplateStore::entry(const std::string& id) {
+  const auto found = entries_.find(id);
+  if (found == entries_.end() || !found->second) {
+    return fail({Code::kNotFound, "TEMPLATE_NOT_FOUND"}, "template_id: there is no template \"%s\"",
+                printable(id, kMaxIdBytes).c_str());
+  }
+  return &*found->second;
+}
+
+Result<PreparedMachine> TemplateStore::find(const std::string& id) {
+  TRY(validate_id("template_id", id));
+  std::lock_guard lock(mutex_);
+  const Entry* found = TRY(entry(id));
+  return PreparedMachine{.source = TRY(duplicate(found->machine.source)),
+                         .spec = found->machine.spec};
+}
+
+Result<TemplateView> TemplateStore::get(const std::string& id) {
+  TRY(validate_id("template_id", id));
+  std::lock_guard lock(mutex_);
+  return TRY(entry(id))->view;
+}
+
+Result<TemplatePage> TemplateStore::list(size_t page_size, const std::string& page_token) {
+  page_size = TRY(checked_page(page_size, page_token));
+  std::lock_guard lock(mutex_);
+  TemplatePage page;
+  for (auto it = entries_.upper_bound(page_token); it != entries_.end(); ++it) {
+    if (!it->second) continue;
+    if (page.templates.size() == page_size) {
+      page.next_page_token = page.templates.back().id;
+      break;
+    }
+    page.templates.push_back(it->second->view);
+  }
+  return page;
+}
+
+Result<> TemplateStore::remove(const std::string& id) {
+  TRY(validate_id("template_id", id));
+  std::lock_guard lock(mutex_);
+  TRY(entry(id));
+  entries_.erase(id);
+  return {};
+}
+
+}  // namespace mayfly::daemon
