@@ -191,3 +191,38 @@ TEST_CASE("a configure request names its descriptors by their places") {
   CHECK(number(configure.vsock().host_ports(0).fd()) == 19);
   CHECK(number(configure.exit_report_fd()) == 20);
 }
+
+TEST_CASE("a machine that parks, and its claim, name their descriptors by their places") {
+  ConfigureParams params;
+  params.restore =
+      RestoreParams{.state = FdRef(10), .layers = {}, .generation_id = {}, .parks = true};
+  control::Request request;
+  REQUIRE(request.ParseFromString(encode_configure(5, params).bytes));
+  CHECK(request.configure().restore().park());
+  CHECK(request.configure().restore().generation_id().empty());
+  ClaimParams claim_params{
+      .generation_id = "0123456789abcdef",
+      .guest_cid = 9,
+      .host_ports = {{.port = 1024, .fd = FdRef(11)}},
+      .disks = {{.fd = FdRef(12), .read_only = true, .serial = "s"},
+                {.fd = FdRef(13), .read_only = false, .serial = ""}},
+      .start = true,
+  };
+  const ControlPacket packet = encode_claim(6, claim_params);
+  REQUIRE(request.ParseFromString(packet.bytes));
+  CHECK(request.id() == 6);
+  const control::Claim& claim = request.claim();
+  CHECK(claim.generation_id() == "0123456789abcdef");
+  CHECK(claim.vsock().guest_cid() == 9);
+  CHECK(claim.vsock().host_ports(0).port() == 1024);
+  CHECK(packet.fds.at(claim.vsock().host_ports(0).fd()).number() == 11);
+  REQUIRE(claim.disks_size() == 2);
+  CHECK(packet.fds.at(claim.disks(0).fd()).number() == 12);
+  CHECK(claim.disks(0).read_only());
+  CHECK(claim.disks(0).serial() == "s");
+  CHECK(packet.fds.at(claim.disks(1).fd()).number() == 13);
+  CHECK(claim.start());
+  claim_params.guest_cid = 0;
+  REQUIRE(request.ParseFromString(encode_claim(6, claim_params).bytes));
+  CHECK_FALSE(request.claim().has_vsock());
+}

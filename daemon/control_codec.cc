@@ -23,9 +23,30 @@ void place(ControlPacket& packet, const LayerParams& layer, control::Layer& out)
   out.set_pages_fd(place(packet, layer.pages));
 }
 
+void place(ControlPacket& packet, const std::vector<ConfigureDisk>& disks,
+           google::protobuf::RepeatedPtrField<control::Disk>& out) {
+  for (const ConfigureDisk& disk : disks) {
+    control::Disk& added = *out.Add();
+    added.set_fd(place(packet, disk.fd));
+    added.set_read_only(disk.read_only);
+    added.set_serial(disk.serial);
+  }
+}
+
+void place(ControlPacket& packet, uint64_t guest_cid, const std::vector<HostPort>& ports,
+           control::Vsock& out) {
+  out.set_guest_cid(guest_cid);
+  for (const HostPort& port : ports) {
+    control::VsockPort& added = *out.add_host_ports();
+    added.set_port(port.port);
+    added.set_fd(place(packet, port.fd));
+  }
+}
+
 MonitorPhases from_proto(const control::Phases& in) {
-  return {in.main_ns(),   in.received_ns(), in.memory_ns(), in.vm_ns(),
-          in.kernel_ns(), in.devices_ns(),  in.vcpus_ns(),  in.running_ns()};
+  return {in.main_ns(),   in.received_ns(),      in.memory_ns(),     in.vm_ns(),
+          in.kernel_ns(), in.devices_ns(),       in.vcpus_ns(),      in.running_ns(),
+          in.claim_ns(),  in.claim_devices_ns(), in.claim_vcpus_ns()};
 }
 
 MonitorStats from_proto(const control::Stats& in) {
@@ -68,22 +89,12 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
   out.set_memory_fd(place(packet, params.memory));
   if (!params.restore) out.set_kernel_fd(place(packet, params.kernel));
   for (const FdRef initrd : params.initrds) out.add_initrd_fds(place(packet, initrd));
-  for (const ConfigureDisk& disk : params.disks) {
-    control::Disk& added = *out.add_disks();
-    added.set_fd(place(packet, disk.fd));
-    added.set_read_only(disk.read_only);
-    added.set_serial(disk.serial);
-  }
+  place(packet, params.disks, *out.mutable_disks());
   out.mutable_console()->set_ring_fd(place(packet, params.console_ring));
   out.mutable_console()->set_output_event_fd(place(packet, params.console_event));
   out.mutable_console()->set_input_fd(place(packet, params.console_input));
   if (params.guest_cid != 0) {
-    out.mutable_vsock()->set_guest_cid(params.guest_cid);
-    for (const HostPort& port : params.host_ports) {
-      control::VsockPort& added = *out.mutable_vsock()->add_host_ports();
-      added.set_port(port.port);
-      added.set_fd(place(packet, port.fd));
-    }
+    place(packet, params.guest_cid, params.host_ports, *out.mutable_vsock());
   }
   out.set_exit_report_fd(place(packet, params.exit_report));
   out.set_start(params.start);
@@ -97,7 +108,23 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
       place(packet, layer, *restore.add_layers());
     }
     restore.set_generation_id(params.restore->generation_id);
+    restore.set_park(params.restore->parks);
   }
+  packet.bytes = request.SerializeAsString();
+  return packet;
+}
+
+ControlPacket encode_claim(uint64_t id, const ClaimParams& params) {
+  ControlPacket packet;
+  control::Request request;
+  request.set_id(id);
+  control::Claim& out = *request.mutable_claim();
+  out.set_generation_id(params.generation_id);
+  if (params.guest_cid != 0) {
+    place(packet, params.guest_cid, params.host_ports, *out.mutable_vsock());
+  }
+  place(packet, params.disks, *out.mutable_disks());
+  out.set_start(params.start);
   packet.bytes = request.SerializeAsString();
   return packet;
 }

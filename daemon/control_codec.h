@@ -48,8 +48,10 @@ inline constexpr size_t kGenerationIdBytes = 16;
 struct RestoreParams {
   FdRef state;
   std::vector<LayerParams> layers;
-  // kGenerationIdBytes.
+  // kGenerationIdBytes; empty with parks.
   std::string generation_id;
+  // Waits for a claim (ClaimParams); then it has neither disks nor start.
+  bool parks = false;
 };
 
 struct ConfigureParams {
@@ -64,6 +66,7 @@ struct ConfigureParams {
   FdRef console_ring;
   FdRef console_event;
   FdRef console_input;
+  // 0: no vsock device. Any other with parks: the claim's counts.
   uint64_t guest_cid = 0;
   std::vector<HostPort> host_ports;
   FdRef exit_report;
@@ -72,6 +75,19 @@ struct ConfigureParams {
   bool debug_serial = false;
   // Then neither kernel, initrds nor cmdline count.
   std::optional<RestoreParams> restore;
+};
+
+/// What makes a parked machine a VM of its own.
+struct ClaimParams {
+  // kGenerationIdBytes.
+  std::string generation_id;
+  // 0: the machine has no vsock device.
+  uint64_t guest_cid = 0;
+  // More than those of the configuration.
+  std::vector<HostPort> host_ports;
+  // All of the machine's.
+  std::vector<ConfigureDisk> disks;
+  bool start = false;
 };
 
 struct SaveParams {
@@ -85,6 +101,7 @@ enum class Command { kStart, kPause, kResume, kStop };
 
 ControlPacket encode_configure(uint64_t id, const ConfigureParams& params);
 ControlPacket encode_command(uint64_t id, Command command);
+ControlPacket encode_claim(uint64_t id, const ClaimParams& params);
 ControlPacket encode_save(uint64_t id, const SaveParams& params);
 ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd);
 
@@ -98,6 +115,10 @@ struct MonitorPhases {
   uint64_t devices_ns = 0;
   uint64_t vcpus_ns = 0;
   uint64_t running_ns = 0;
+  // Of a machine that was parked.
+  uint64_t claim_ns = 0;
+  uint64_t claim_devices_ns = 0;
+  uint64_t claim_vcpus_ns = 0;
 };
 
 struct MonitorStats {

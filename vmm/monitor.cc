@@ -59,7 +59,8 @@ Result<> Monitor::serve_requests() {
       return std::unexpected(result.error());
     }
   }
-  if (!server_->take_disconnect() || !end_on_disconnect_) return {};
+  const bool parked = machine_ && machine_->parked();
+  if (!server_->take_disconnect() || !(end_on_disconnect_ || parked)) return {};
   if (machine_) {
     machine_->end(ExitReason::kHostStop, "the daemon closed the control connection");
     return {};
@@ -73,26 +74,34 @@ Result<Machine*> Monitor::machine() {
   return fail({Code::kFailedPrecondition, "NOT_CONFIGURED"}, "no machine has been configured");
 }
 
+Result<Machine*> Monitor::claimed() {
+  Machine* machine = TRY(this->machine());
+  if (!machine->parked()) return machine;
+  return fail({Code::kFailedPrecondition, "NOT_CLAIMED"},
+              "the machine is parked, it is no VM before it has been claimed");
+}
+
 Result<Answer> Monitor::answer(Request& request) {
   return std::visit(
       Overloaded{
           [&](Configure& call) { return configure(std::move(call.machine)); },
-          [&](Start&) -> Result<Answer> { return nothing(TRY(machine())->start()); },
-          [&](Pause&) -> Result<Answer> { return nothing(TRY(machine())->pause()); },
-          [&](Resume&) -> Result<Answer> { return nothing(TRY(machine())->resume()); },
+          [&](Claim& call) { return claim(std::move(call.what)); },
+          [&](Start&) -> Result<Answer> { return nothing(TRY(claimed())->start()); },
+          [&](Pause&) -> Result<Answer> { return nothing(TRY(claimed())->pause()); },
+          [&](Resume&) -> Result<Answer> { return nothing(TRY(claimed())->resume()); },
           [&](Stop&) -> Result<Answer> {
             TRY(machine())->end(ExitReason::kHostStop, "");
             return Answer(std::monostate());
           },
           [&](VsockConnect& call) -> Result<Answer> {
-            return nothing(TRY(machine())->connect_vsock(call.port, std::move(call.stream)));
+            return nothing(TRY(claimed())->connect_vsock(call.port, std::move(call.stream)));
           },
           [&](GetStats&) -> Result<Answer> { return Answer(TRY(machine())->stats()); },
           [&](Save& call) -> Result<Answer> {
-            return Answer(TRY(TRY(machine())->save(call.what)));
+            return Answer(TRY(TRY(claimed())->save(call.what)));
           },
           [&](GetMemory&) -> Result<Answer> {
-            const Machine& machine = *TRY(this->machine());
+            const Machine& machine = *TRY(claimed());
             return Answer(
                 Memory{.file = machine.memory_file(),
                        .is_private = machine.memory_sharing() == MemorySharing::kPrivate});
@@ -113,8 +122,23 @@ Result<Answer> Monitor::configure(MachineConfig config) {
   end_on_disconnect_ = config.end_on_disconnect;
   const StartMode start = config.start;
   machine_ = TRY(Machine::create(*loop_, pagemap_.ref(), std::move(config), phases, confinement_));
-  TRY(confine_loop());
+  // A parked one has system calls to make yet that its last filter denies.
+  if (machine_->parked()) return Answer(machine_->phases());
+  return go(start);
+}
+
+Result<Answer> Monitor::claim(ClaimConfig config) {
+  Machine& machine = *TRY(this->machine());
+  const StartMode start = config.start;
+  TRY(machine.claim(std::move(config)));
+  return go(start);
+}
+
+// The filter takes as long to put on as the guest to its first exit: they go at the same time. This
+// thread looks at nothing that a guest can have said before it has the filter on.
+Result<Answer> Monitor::go(StartMode start) {
   if (start == StartMode::kRunning) TRY(machine_->start());
+  TRY(confine_loop());
   return Answer(machine_->phases());
 }
 

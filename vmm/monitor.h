@@ -35,8 +35,11 @@ class Monitor {
   Result<> serve_requests();
   Result<Answer> answer(Request& request);
   Result<Answer> configure(MachineConfig config);
+  Result<Answer> claim(ClaimConfig config);
+  Result<Answer> go(StartMode start);
   Result<> confine_loop();
   Result<Machine*> machine();
+  Result<Machine*> claimed();
   Result<> report();
 
   const Fd pagemap_;

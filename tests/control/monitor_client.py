@@ -60,7 +60,7 @@ class Monitor:
         self.next_id = 1
 
     def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
-                  initrds=(), restore=None, private_memory=True, generation_id=b"", **changes):
+                  initrds=(), restore=None, private_memory=True, generation_id=b"", park=False, **changes):
         """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
         `restore`: a Snapshot to go on from instead of a kernel; it keeps its files."""
         self.files = []
@@ -97,6 +97,7 @@ class Monitor:
             message.restore.state_fd = give(os.dup(restore.state))
             message.restore.private_memory = private_memory
             message.restore.generation_id = generation_id
+            message.restore.park = park
             for memory, pages in restore.layers:
                 message.restore.layers.add(memory_fd=give(os.dup(memory)), pages_fd=give(os.dup(pages)))
         for name, value in changes.items():
@@ -110,6 +111,28 @@ class Monitor:
             for fd in self.files:
                 if fd not in (self.ring, self.report) and not any(fd == end.fileno() for end in (ports or {}).values()):
                     os.close(fd)
+
+    def park(self, snapshot, **options):
+        """Restores up to where only a claim can go on; the reply."""
+        return self.configure(restore=snapshot, park=True, start=False, **options)
+
+    def claim(self, disks=(), cid=None, ports=None, start=True, generation_id=b"", read_only=False):
+        """The reply to a Claim. `ports`: as in configure()."""
+        files = [os.open(path, os.O_RDWR) for path in disks]
+        message = control_pb.Claim(start=start, generation_id=generation_id)
+        for place in range(len(files)):
+            message.disks.add(fd=place, read_only=read_only)
+        if cid is not None:
+            message.vsock.guest_cid = cid
+        given = list(files)
+        for port, end in (ports or {}).items():
+            message.vsock.host_ports.add(port=port, fd=len(given))
+            given.append(end.fileno())
+        try:
+            return self.call(given, claim=message)
+        finally:
+            for fd in files:
+                os.close(fd)
 
     def console(self):
         """All that was printed, as long as the ring has not turned over."""

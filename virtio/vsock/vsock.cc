@@ -42,6 +42,12 @@ Vsock::~Vsock() {
   loop_.remove_client(id_);
 }
 
+Result<> Vsock::set_guest_cid(uint64_t guest_cid) {
+  TRY(check_cid(guest_cid));
+  guest_cid_ = guest_cid;
+  return {};
+}
+
 Result<> Vsock::add_host_port(uint32_t port, Fd socket) {
   TRY(check_stream_socket(socket.ref()));
   if (port == kPortAny || port >= kFirstEphemeralPort) {

@@ -70,6 +70,8 @@ class Vsock final : public Device, private LoopClient {
   static Result<std::unique_ptr<Vsock>> create(Loop& loop, uint64_t guest_cid);
   ~Vsock() override;
 
+  /// In place of the one given to create(), before any guest has seen that.
+  Result<> set_guest_cid(uint64_t guest_cid);
   /// The guest's first REQUEST for `port` is joined to `socket`, a connected stream socket.
   /// kAlreadyExists where another waits at this port.
   Result<> add_host_port(uint32_t port, Fd socket);
@@ -96,7 +98,7 @@ class Vsock final : public Device, private LoopClient {
   /// now.
   uint64_t unsent_bytes() const;
   State save() const { return {.guest_cid = guest_cid_, .next_host_port = next_host_port_}; }
-  /// Before activate(). The CID stays the one given to create(), whatever the guest had.
+  /// Before activate(). The CID stays the one that is here, whatever the guest had.
   Result<> restore(const State& state);
   /// The guest's connections are gone: closes the host's ends, tells the driver, and serves it
   /// again when it has given back the buffer with the event, which says that it has done its part.

@@ -30,9 +30,10 @@ class Descriptors {
   std::vector<Fd> fds_;
 };
 
-Result<std::vector<DiskConfig>> take_disks(const message::Configure& message, Descriptors& fds) {
+Result<std::vector<DiskConfig>> take_disks(const std::vector<message::Disk>& messages,
+                                           Descriptors& fds) {
   std::vector<DiskConfig> disks;
-  for (const message::Disk& disk : message.disks) {
+  for (const message::Disk& disk : messages) {
     disks.push_back({
         .file = TRY(fds.take(disk.fd, "disks.fd")),
         .access = disk.read_only ? DiskAccess::kReadOnly : DiskAccess::kReadWrite,
@@ -67,13 +68,13 @@ Result<MemoryLayer> take_layer(const message::Layer& message, Descriptors& fds,
   return layer;
 }
 
-Result<std::optional<boot::GenerationId>> take_generation_id(const std::string& bytes) {
+Result<std::optional<boot::GenerationId>> take_generation_id(const std::string& bytes,
+                                                             const char* field) {
   if (bytes.empty()) return std::nullopt;
   boot::GenerationId id;
   if (bytes.size() != id.size()) {
     return fail({Code::kInvalidArgument, "GENERATION_ID"},
-                "restore.generation_id: %zu bytes, where %zu or none belong", bytes.size(),
-                id.size());
+                "%s: %zu bytes, where %zu or none belong", field, bytes.size(), id.size());
   }
   std::ranges::copy(std::as_bytes(std::span(bytes)), id.begin());
   return id;
@@ -86,7 +87,8 @@ Result<RestoreConfig> take_restore(const message::Restore& message, Descriptors&
   for (const message::Layer& layer : message.layers) {
     restore.layers.push_back(TRY(take_layer(layer, fds, "restore.layers")));
   }
-  restore.generation_id = TRY(take_generation_id(message.generation_id));
+  restore.generation_id = TRY(take_generation_id(message.generation_id, "restore.generation_id"));
+  restore.parks = message.park;
   return restore;
 }
 
@@ -112,7 +114,7 @@ Result<Configure> take_configure(const message::Configure& message, Descriptors 
   } else {
     TRY(take_kernel(message, fds, machine));
   }
-  machine.disks = TRY(take_disks(message, fds));
+  machine.disks = TRY(take_disks(message.disks, fds));
   machine.console = TRY(take_console(message.console, fds));
   if (message.vsock) machine.vsock = TRY(take_vsock(*message.vsock, fds));
   machine.has_rng = !message.no_rng;
@@ -135,6 +137,16 @@ Result<Save> take_save(const message::Save& message, Descriptors& fds) {
   changed.layer = TRY(take_layer(message.changed_pages->layer, fds, "save.changed_pages.layer"));
   save.what.memory = std::move(changed);
   return save;
+}
+
+Result<Claim> take_claim(const message::Claim& message, Descriptors& fds) {
+  Claim claim;
+  claim.what.generation_id = TRY(take_generation_id(message.generation_id, "claim.generation_id"));
+  if (message.vsock) claim.what.vsock = TRY(take_vsock(*message.vsock, fds));
+  claim.what.disks = TRY(take_disks(message.disks, fds));
+  claim.what.start = message.start ? StartMode::kRunning : StartMode::kStopped;
+  TRY(validate(claim.what));
+  return claim;
 }
 
 using Call = decltype(Request::call);
@@ -167,6 +179,9 @@ Result<Call> take_call(const message::Request& request, Descriptors fds) {
   if (const auto* save = std::get_if<message::Save>(&request.call)) {
     return Call(TRY(take_save(*save, fds)));
   }
+  if (const auto* claim = std::get_if<message::Claim>(&request.call)) {
+    return Call(TRY(take_claim(*claim, fds)));
+  }
   if (const auto* plain = std::get_if<message::Plain>(&request.call)) return plain_call(*plain);
   return fail({Code::kUnimplemented, "UNKNOWN_CALL"}, "request %llu has no call this monitor knows",
               static_cast<unsigned long long>(request.id));
@@ -174,9 +189,10 @@ Result<Call> take_call(const message::Request& request, Descriptors fds) {
 
 // Phases, Stats and Saved are numbered from 1 in the order of their structs.
 WireWriter encode(const Phases& phases) {
-  const uint64_t fields[] = {phases.main_ns,  phases.received_ns, phases.memory_ns,
-                             phases.vm_ns,    phases.kernel_ns,   phases.devices_ns,
-                             phases.vcpus_ns, phases.running_ns};
+  const uint64_t fields[] = {
+      phases.main_ns,   phases.received_ns,      phases.memory_ns,     phases.vm_ns,
+      phases.kernel_ns, phases.devices_ns,       phases.vcpus_ns,      phases.running_ns,
+      phases.claim_ns,  phases.claim_devices_ns, phases.claim_vcpus_ns};
   WireWriter message;
   message.numbers(fields);
   return message;

@@ -111,9 +111,34 @@ Result<Restore> parse_restore(Bytes bytes) {
       case 4:
         restore.generation_id = field->text();
         break;
+      case 5:
+        restore.park = TRY(field->u64()) != 0;
+        break;
     }
   }
   return restore;
+}
+
+Result<Claim> parse_claim(Bytes bytes) {
+  Claim claim;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        claim.generation_id = field->text();
+        break;
+      case 2:
+        claim.vsock = TRY(parse_vsock(TRY(field->message())));
+        break;
+      case 3:
+        claim.disks.push_back(TRY(parse_disk(TRY(field->message()))));
+        break;
+      case 4:
+        claim.start = TRY(field->u64()) != 0;
+        break;
+    }
+  }
+  return claim;
 }
 
 Result<ChangedPages> parse_changed_pages(Bytes bytes) {
@@ -211,7 +236,7 @@ Result<Configure> parse_configure(Bytes bytes) {
 }  // namespace
 
 Result<Request> parse(Bytes packet) {
-  constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9;
+  constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9, kClaim = 11;
   Request request;
   WireReader reader(packet);
   while (const auto field = TRY(reader.next())) {
@@ -227,6 +252,9 @@ Result<Request> parse(Bytes packet) {
         break;
       case kSave:
         request.call = TRY(parse_save(TRY(field->message())));
+        break;
+      case kClaim:
+        request.call = TRY(parse_claim(TRY(field->message())));
         break;
       case static_cast<uint32_t>(Plain::kStart):
       case static_cast<uint32_t>(Plain::kPause):

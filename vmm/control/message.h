@@ -50,6 +50,14 @@ struct Restore {
   bool private_memory = false;
   std::vector<Layer> layers;
   std::string generation_id;
+  bool park = false;
+};
+
+struct Claim {
+  std::string generation_id;
+  std::optional<Vsock> vsock;
+  std::vector<Disk> disks;
+  bool start = false;
 };
 
 struct Configure {
@@ -95,7 +103,7 @@ enum class Plain : uint32_t {
 struct Request {
   uint64_t id = 0;
   /// monostate: none that is known.
-  std::variant<std::monostate, Configure, Plain, VsockPort, Save> call;
+  std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim> call;
 };
 
 /// Hostile bytes. What they hold is bounded by their own size.

@@ -38,10 +38,15 @@ struct Save {
   SaveConfig what;
 };
 struct GetMemory {};
+struct Claim {
+  ClaimConfig what;
+};
 
 struct Request {
   uint64_t id = 0;
-  std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats, Save, GetMemory> call;
+  std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats, Save, GetMemory,
+               Claim>
+      call;
 };
 
 /// Guest RAM's file, which goes with the reply.

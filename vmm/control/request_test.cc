@@ -106,6 +106,87 @@ TEST_CASE("what a restore cannot be is refused by field") {
            "restore.layers.pages_fd: descriptor 9 is named, 8 came with the call");
 }
 
+TEST_CASE("a machine that parks is told nothing that only its claim can say") {
+  auto request = valid_restore();
+  auto& configure = *request.mutable_configure();
+  configure.mutable_restore()->set_park(true);
+  // Its CID comes with the claim.
+  configure.mutable_vsock();
+  const auto parsed = parse(request);
+  REQUIRE(parsed.has_value());
+  CHECK(std::get<Configure>(parsed->call).machine.restore->parks);
+  const auto refusal = [&](auto set) {
+    auto changed = request;
+    set(*changed.mutable_configure());
+    const auto refused = parse(changed);
+    REQUIRE_FALSE(refused.has_value());
+    CHECK_EQ(refused.error().error.reason(), "PARKED");
+    return refused.error().error.message();
+  };
+  CHECK(refusal([](auto& set) { set.set_start(true); }).starts_with("start: "));
+  CHECK(refusal([](auto& set) { set.add_disks()->set_fd(7); }).starts_with("disks: "));
+  CHECK(refusal([](auto& set) {
+          set.mutable_restore()->set_generation_id("0123456789abcdef");
+        }).starts_with("restore.generation_id: "));
+}
+
+::mayfly::control::Request valid_claim() {
+  ::mayfly::control::Request request;
+  request.set_id(7);
+  auto& claim = *request.mutable_claim();
+  claim.set_generation_id("0123456789abcdef");
+  claim.mutable_vsock()->set_guest_cid(77);
+  auto& port = *claim.mutable_vsock()->add_host_ports();
+  port.set_port(1024);
+  port.set_fd(1);
+  auto& disk = *claim.add_disks();
+  disk.set_fd(0);
+  disk.set_serial("serial");
+  claim.set_start(true);
+  return request;
+}
+
+TEST_CASE("every field of a claim is read as protobuf writes it") {
+  const auto parsed = parse(valid_claim());
+  REQUIRE(parsed.has_value());
+  const ClaimConfig& claim = std::get<Claim>(parsed->call).what;
+  REQUIRE(claim.generation_id.has_value());
+  CHECK_EQ(claim.generation_id->back(), std::byte{'f'});
+  REQUIRE(claim.vsock.has_value());
+  CHECK_EQ(claim.vsock->guest_cid, 77);
+  REQUIRE_EQ(claim.vsock->host_ports.size(), 1);
+  CHECK_EQ(claim.vsock->host_ports[0].port, 1024);
+  CHECK(claim.vsock->host_ports[0].stream.valid());
+  REQUIRE_EQ(claim.disks.size(), 1);
+  CHECK(claim.disks[0].file.valid());
+  CHECK_EQ(claim.disks[0].access, DiskAccess::kReadWrite);
+  CHECK_EQ(claim.disks[0].serial, "serial");
+  CHECK_EQ(claim.start, StartMode::kRunning);
+}
+
+TEST_CASE("what a claim cannot be is refused by field") {
+  const auto refusal = [](auto set) {
+    auto request = valid_claim();
+    set(*request.mutable_claim());
+    return reason(request);
+  };
+  CHECK_EQ(refusal([](auto& claim) { claim.set_generation_id("short"); }), "GENERATION_ID");
+  CHECK_EQ(refusal([](auto& claim) { claim.mutable_vsock()->set_guest_cid(2); }), "GUEST_CID");
+  CHECK_EQ(refusal([](auto& claim) { claim.mutable_vsock()->set_guest_cid(0xffff'ffff); }),
+           "GUEST_CID");
+  CHECK_EQ(refusal([](auto& claim) { claim.mutable_disks(0)->set_fd(1); }), "DESCRIPTOR_TWICE");
+  CHECK_EQ(refusal([](auto& claim) { claim.mutable_disks(0)->set_fd(8); }), "DESCRIPTOR_INDEX");
+  auto request = valid_claim();
+  request.mutable_claim()->clear_disks();
+  std::vector<Fd> fds;
+  for (int i = 0; i < 11; ++i) fds.push_back(*Fd::event());
+  for (uint32_t i = 2; i < 11; ++i) request.mutable_claim()->add_disks()->set_fd(i);
+  const std::string bytes = request.SerializeAsString();
+  const auto many = parse_request(std::as_bytes(std::span(bytes)), std::move(fds));
+  REQUIRE_FALSE(many.has_value());
+  CHECK_EQ(many.error().error.reason(), "TOO_MANY");
+}
+
 TEST_CASE("a save is told what becomes of memory, by what was said last") {
   ::mayfly::control::Request request;
   request.set_id(7);
@@ -184,7 +265,7 @@ Message read_back(const std::string& bytes) {
 }
 
 // A message with each of its numbers set to its field's, so that no two can be confused.
-const Phases kPhases{1, 2, 3, 4, 5, 6, 7, 8};
+const Phases kPhases{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
 const MachineStats kStats{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, uint64_t{1} << 63};
 
 void check(const ::mayfly::control::Phases& phases) {
@@ -196,6 +277,9 @@ void check(const ::mayfly::control::Phases& phases) {
   CHECK_EQ(phases.devices_ns(), 6);
   CHECK_EQ(phases.vcpus_ns(), 7);
   CHECK_EQ(phases.running_ns(), 8);
+  CHECK_EQ(phases.claim_ns(), 9);
+  CHECK_EQ(phases.claim_devices_ns(), 10);
+  CHECK_EQ(phases.claim_vcpus_ns(), 11);
 }
 
 void check(const ::mayfly::control::Stats& stats) {
@@ -281,6 +365,7 @@ TEST_CASE("every call is told by its field") {
   CHECK_EQ(index([](Wire& request) { request.mutable_get_stats(); }), 6);
   CHECK_EQ(index([](Wire& request) { request.mutable_save()->set_leave_memory(true); }), 7);
   CHECK_EQ(index([](Wire& request) { request.mutable_get_memory(); }), 8);
+  CHECK_EQ(index([](Wire& request) { request.mutable_claim(); }), 9);
 }
 
 TEST_CASE("replies are what protobuf reads") {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <optional>
 #include <span>
 #include <utility>
 
@@ -44,12 +43,29 @@ std::optional<uint64_t> get_msr(FdRef fd, uint32_t index) {
   return one.entries[0].data;
 }
 
-// A deadline is compared with the TSC, so the TSC goes first and the deadline last.
-int msr_turn(const kvm_msr_entry& msr) {
-  return msr.index == kMsrTsc ? 0 : msr.index == kMsrTscDeadline ? 2 : 1;
+bool is_time(const kvm_msr_entry& msr) {
+  return msr.index == kMsrTsc || msr.index == kMsrTscDeadline;
+}
+
+MsrTable one_msr(uint32_t index, uint64_t value) {
+  MsrTable table;
+  table.count = 1;
+  table.entries[0].index = index;
+  table.entries[0].data = value;
+  return table;
 }
 
 }  // namespace
+
+VcpuTime time_of(const VcpuState& state) {
+  VcpuTime time{.lapic = state.lapic, .tsc = std::nullopt, .tsc_deadline = std::nullopt};
+  const size_t count = std::min(state.msrs.count, MsrTable::kMaxEntries);
+  for (const kvm_msr_entry& msr : std::span(state.msrs.entries).first(count)) {
+    if (msr.index == kMsrTsc) time.tsc = msr.data;
+    if (msr.index == kMsrTscDeadline && msr.data != 0) time.tsc_deadline = msr.data;
+  }
+  return time;
+}
 
 Result<Vcpu> Vcpu::create(const Kvm& kvm, Fd fd, uint32_t index) {
   Vcpu vcpu(std::move(fd), index);
@@ -212,22 +228,32 @@ Result<> Vcpu::restore(const VcpuState& state) {
   TRY(set(fd, KVM_SET_XCRS, state.xcrs, "XCRs"));
   TRY(set(fd, kSetXsave, state.xsave, "XSAVE area"));
   TRY(set(fd, KVM_SET_DEBUGREGS, state.debug_regs, "debug registers"));
-  TRY(set(fd, KVM_SET_LAPIC, state.lapic, "local APIC"));
-  TRY(restore_msrs(state.msrs));
+  if (state.msrs.count > MsrTable::kMaxEntries) {
+    return fail({Code::kDataLoss, "MSR_COUNT"}, "vCPU state: %u MSRs, the limit is %u",
+                state.msrs.count, MsrTable::kMaxEntries);
+  }
+  MsrTable table;
+  for (const kvm_msr_entry& msr : std::span(state.msrs.entries).first(state.msrs.count)) {
+    if (!is_time(msr)) table.entries[table.count++] = msr;
+  }
+  TRY(set_msrs(table));
   return set(fd, KVM_SET_VCPU_EVENTS, state.events, "events");
 }
 
-Result<> Vcpu::restore_msrs(const MsrTable& saved) {
-  if (saved.count > MsrTable::kMaxEntries) {
-    return fail({Code::kDataLoss, "MSR_COUNT"}, "vCPU state: %u MSRs, the limit is %u", saved.count,
-                MsrTable::kMaxEntries);
+// A deadline is compared with the TSC, which therefore goes first, and is taken only by a timer
+// that the local APIC has in that mode.
+Result<> Vcpu::restore_time(const VcpuTime& time) {
+  if (time.tsc) {
+    MsrTable tsc = one_msr(kMsrTsc, *time.tsc);
+    TRY(set_msrs(tsc));
   }
-  MsrTable table = {};
-  for (const int turn : {0, 1, 2}) {
-    for (const kvm_msr_entry& msr : std::span(saved.entries).first(saved.count)) {
-      if (msr_turn(msr) == turn) table.entries[table.count++] = msr;
-    }
-  }
+  TRY(set(fd_.ref(), KVM_SET_LAPIC, time.lapic, "local APIC"));
+  if (!time.tsc_deadline) return {};
+  MsrTable deadline = one_msr(kMsrTscDeadline, *time.tsc_deadline);
+  return set_msrs(deadline);
+}
+
+Result<> Vcpu::set_msrs(MsrTable& table) {
   while (table.count > 0) {
     // KVM stops at the first that it does not take, and says how many it took.
     const int taken = ::ioctl(fd_.number(), kSetMsrs, &table);

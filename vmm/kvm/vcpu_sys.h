@@ -16,6 +16,7 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace mayfly::kvm {
@@ -43,6 +44,17 @@ struct Exit {
   uint32_t detail = 0;
   uint64_t hardware_reason = 0;
 };
+
+/// What of a state goes on by itself once it is set: the time-stamp counter and the local APIC's
+/// timer.
+struct VcpuTime {
+  kvm_lapic_state lapic = {};
+  std::optional<uint64_t> tsc;
+  /// Absent: none is armed.
+  std::optional<uint64_t> tsc_deadline;
+};
+
+VcpuTime time_of(const VcpuState& state);
 
 class Vcpu {
  public:
@@ -81,14 +93,16 @@ class Vcpu {
   /// cannot read are left out. The last run() ended with kInterrupted: KVM finishes an access that
   /// left the guest only in the next run().
   Result<VcpuState> save(const MsrList& list) const;
-  /// The same back; TSC before TSC_DEADLINE. Names the part or MSR that the host refuses; an MSR
-  /// that cannot be written but has the value already is no matter.
+  /// The same back, but for time_of() it. Names the part or MSR that the host refuses; an MSR that
+  /// cannot be written but has the value already is no matter.
   Result<> restore(const VcpuState& state);
+  /// Time goes on from here, so this is the last before the vCPU runs. After restore().
+  Result<> restore_time(const VcpuTime& time);
 
  private:
   Vcpu(Fd fd, uint32_t index) : fd_(std::move(fd)), index_(index) {}
   Exit decode() const;
-  Result<> restore_msrs(const MsrTable& saved);
+  Result<> set_msrs(MsrTable& table);
 
   Fd fd_;
   uint32_t index_;

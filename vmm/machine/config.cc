@@ -29,6 +29,12 @@ Result<> validate_memory(uint64_t bytes) {
               static_cast<unsigned long long>(kMaxMemoryBytes));
 }
 
+Result<> validate_host_ports(const VsockConfig& vsock) {
+  TRY(at_most(vsock.host_ports.size(), kMaxVsockHostPorts, "vsock.host_ports"));
+  for (const VsockHostPort& port : vsock.host_ports) TRY(need(port.stream, "vsock.host_ports.fd"));
+  return {};
+}
+
 Result<> validate_vsock(const VsockConfig& vsock) {
   if (vsock.guest_cid < kMinGuestCid || vsock.guest_cid > kMaxGuestCid) {
     return fail({Code::kInvalidArgument, "GUEST_CID"},
@@ -37,9 +43,24 @@ Result<> validate_vsock(const VsockConfig& vsock) {
                 static_cast<unsigned long long>(kMinGuestCid),
                 static_cast<unsigned long long>(kMaxGuestCid));
   }
-  TRY(at_most(vsock.host_ports.size(), kMaxVsockHostPorts, "vsock.host_ports"));
-  for (const VsockHostPort& port : vsock.host_ports) TRY(need(port.stream, "vsock.host_ports.fd"));
+  return validate_host_ports(vsock);
+}
+
+Result<> validate_disks(const std::vector<DiskConfig>& disks) {
+  TRY(at_most(disks.size(), kMaxDisks, "disks"));
+  for (const DiskConfig& disk : disks) TRY(need(disk.file, "disks.fd"));
   return {};
+}
+
+// A parked machine has nothing yet that only its claim can say.
+Result<> validate_parked(const MachineConfig& config) {
+  const char* field = !config.disks.empty()                 ? "disks"
+                      : config.restore->generation_id       ? "restore.generation_id"
+                      : config.start == StartMode::kRunning ? "start"
+                                                            : nullptr;
+  if (field == nullptr) return {};
+  return fail({Code::kInvalidArgument, "PARKED"},
+              "%s: comes with the claim of a machine that is parked", field);
 }
 
 Result<> validate_restore(const RestoreConfig& restore) {
@@ -70,9 +91,18 @@ Result<> validate(const MachineConfig& config) {
   TRY(need(config.console.ring, "console.ring_fd"));
   TRY(need(config.console.output_event, "console.output_event_fd"));
   TRY(at_most(config.initrds.size(), kMaxInitrds, "initrd_fds"));
-  TRY(at_most(config.disks.size(), kMaxDisks, "disks"));
   for (const Fd& initrd : config.initrds) TRY(need(initrd, "initrd_fds"));
-  for (const DiskConfig& disk : config.disks) TRY(need(disk.file, "disks.fd"));
+  TRY(validate_disks(config.disks));
+  const bool parks = config.restore && config.restore->parks;
+  if (parks) TRY(validate_parked(config));
+  if (config.vsock) {
+    TRY(parks ? validate_host_ports(*config.vsock) : validate_vsock(*config.vsock));
+  }
+  return {};
+}
+
+Result<> validate(const ClaimConfig& config) {
+  TRY(validate_disks(config.disks));
   if (config.vsock) TRY(validate_vsock(*config.vsock));
   return {};
 }

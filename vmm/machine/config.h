@@ -68,6 +68,19 @@ struct RestoreConfig {
   std::vector<MemoryLayer> layers;
   /// Absent: it stays as it was.
   std::optional<boot::GenerationId> generation_id;
+  /// Without what makes it one VM and not another, which a ClaimConfig brings.
+  bool parks = false;
+};
+
+/// What makes a parked machine a VM of its own.
+struct ClaimConfig {
+  /// Absent: it stays as it was.
+  std::optional<boot::GenerationId> generation_id;
+  /// Where the machine has a vsock device, and only there; host ports add to those it has.
+  std::optional<VsockConfig> vsock;
+  /// All of the machine's.
+  std::vector<DiskConfig> disks;
+  StartMode start = StartMode::kStopped;
 };
 
 struct MachineConfig {
@@ -93,6 +106,7 @@ struct MachineConfig {
 
 /// Every number inside its limit, every needed descriptor there; the error names the field.
 Result<> validate(const MachineConfig& config);
+Result<> validate(const ClaimConfig& config);
 
 /// How many virtio devices the machine has: console, entropy, vsock, disks.
 uint32_t virtio_device_count(const MachineConfig& config);
@@ -130,6 +144,10 @@ struct Phases {
   uint64_t devices_ns = 0;
   uint64_t vcpus_ns = 0;
   uint64_t running_ns = 0;  // the vCPUs are let go
+  // Of a machine that was parked.
+  uint64_t claim_ns = 0;
+  uint64_t claim_devices_ns = 0;
+  uint64_t claim_vcpus_ns = 0;
 };
 
 /// Counters since the machine was built.

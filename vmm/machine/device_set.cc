@@ -19,7 +19,7 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const Parts& parts) {
         std::make_unique<virtio::rng::Rng>(std::make_unique<virtio::rng::KernelEntropy>())));
   }
   TRY(set->add_vsock());
-  TRY(set->add_disks());
+  TRY(set->add_disks(parts.config.disks));
   return set;
 }
 
@@ -55,17 +55,25 @@ Result<> DeviceSet::add_console() {
 Result<> DeviceSet::add_vsock() {
   if (!parts_.config.vsock) return {};
   VsockConfig& config = *parts_.config.vsock;
-  auto vsock = TRY(virtio::vsock::Vsock::create(parts_.loop, config.guest_cid));
-  for (VsockHostPort& port : config.host_ports) {
-    TRY(vsock->add_host_port(port.port, std::move(port.stream)));
-  }
+  // A parked machine's comes with the claim, before any guest sees it.
+  const bool parks = parts_.config.restore && parts_.config.restore->parks;
+  const uint64_t cid = parks ? kMinGuestCid : config.guest_cid;
+  auto vsock = TRY(virtio::vsock::Vsock::create(parts_.loop, cid));
   vsock_ = vsock.get();
-  return add(std::move(vsock));
+  TRY(add(std::move(vsock)));
+  return add_host_ports(config);
 }
 
-Result<> DeviceSet::add_disks() {
+Result<> DeviceSet::add_host_ports(VsockConfig& config) {
+  for (VsockHostPort& port : config.host_ports) {
+    TRY(vsock_->add_host_port(port.port, std::move(port.stream)));
+  }
+  return {};
+}
+
+Result<> DeviceSet::add_disks(std::vector<DiskConfig>& disks) {
   size_t index = 0;
-  for (DiskConfig& disk : parts_.config.disks) {
+  for (DiskConfig& disk : disks) {
     const auto access = disk.access == DiskAccess::kReadOnly ? virtio::blk::Access::kReadOnly
                                                              : virtio::blk::Access::kReadWrite;
     auto backend = virtio::blk::UringBackend::create(parts_.loop, std::move(disk.file), access);
@@ -80,11 +88,10 @@ Result<> DeviceSet::add_disks() {
   return {};
 }
 
-void DeviceSet::add_to(Bus& mmio) {
-  uint64_t base = boot::kVirtioMmio.value;
-  for (const Place& place : places_) {
-    mmio.add(base, boot::kVirtioMmioStride, *place.slot);
-    base += boot::kVirtioMmioStride;
+void DeviceSet::add_to(Bus& mmio, uint32_t first) const {
+  for (uint32_t index = first; index < count(); ++index) {
+    mmio.add(boot::kVirtioMmio.value + index * boot::kVirtioMmioStride, boot::kVirtioMmioStride,
+             *places_[index].slot);
   }
 }
 
@@ -142,21 +149,47 @@ Result<> DeviceSet::restore_place(const Place& place, const snapshot::Device& st
   return place.slot->transport().restore(state.transport);
 }
 
-Result<> DeviceSet::restore(std::span<const snapshot::Device> states) {
-  if (states.size() != places_.size()) {
+Result<> DeviceSet::restore(std::span<const snapshot::Device> states, uint32_t first) {
+  if (states.size() != places_.size() - first) {
     return fail({Code::kFailedPrecondition, "DEVICE_COUNT"},
-                "devices: the state has %zu, the configuration has %zu", states.size(),
+                "devices: the state has %zu, the configuration has %zu", first + states.size(),
                 places_.size());
   }
   const std::lock_guard held(parts_.loop.lock());
-  for (size_t index = 0; index < places_.size(); ++index) {
-    if (Result<> restored = restore_place(places_[index], states[index]); !restored) {
+  for (size_t index = first; index < places_.size(); ++index) {
+    if (Result<> restored = restore_place(places_[index], states[index - first]); !restored) {
       return std::unexpected(
           std::move(restored).error().with_context(format("devices[%zu]", index)));
     }
   }
-  if (vsock_ != nullptr) vsock_->reset_transport();
+  if (first == 0 && vsock_ != nullptr) vsock_->reset_transport();
   return {};
+}
+
+Result<> DeviceSet::claim_vsock(ClaimConfig& config) {
+  if (config.vsock.has_value() != (vsock_ != nullptr)) {
+    return fail({Code::kFailedPrecondition, "CLAIM_VSOCK"},
+                vsock_ != nullptr ? "claim.vsock: the machine has a vsock device and needs a CID"
+                                  : "claim.vsock: the machine has no vsock device");
+  }
+  if (vsock_ == nullptr) return {};
+  TRY(vsock_->set_guest_cid(config.vsock->guest_cid));
+  return add_host_ports(*config.vsock);
+}
+
+Result<> DeviceSet::claim(ClaimConfig& config, std::span<const snapshot::Device> disks) {
+  if (config.disks.size() != disks.size()) {
+    return fail({Code::kFailedPrecondition, "DISK_COUNT"},
+                "claim.disks: %zu came, the state has %zu", config.disks.size(), disks.size());
+  }
+  const uint32_t first = count();
+  {
+    const std::lock_guard held(parts_.loop.lock());
+    TRY(claim_vsock(config));
+    TRY(add_disks(config.disks));
+  }
+  freeze();
+  return restore(disks, first);
 }
 
 Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {

@@ -48,7 +48,8 @@ class DeviceSet {
   static Result<std::unique_ptr<DeviceSet>> create(const Parts& parts);
 
   uint32_t count() const { return static_cast<uint32_t>(places_.size()); }
-  void add_to(Bus& mmio);
+  /// The devices from number `first` on.
+  void add_to(Bus& mmio, uint32_t first = 0) const;
 
   void freeze();
   void thaw();
@@ -60,9 +61,13 @@ class DeviceSet {
 
   /// In slot order. Frozen and idle.
   std::vector<snapshot::Device> save() const;
-  /// Untrusted, for devices that no guest has touched and that are frozen. The guest is
-  /// told that its vsock connections are gone. On an Error the set is of no more use.
-  Result<> restore(std::span<const snapshot::Device> states);
+  /// Untrusted, for devices that no guest has touched and that are frozen: a state for each device
+  /// from number `first` on. The guest is told that its vsock connections are gone. On an Error the
+  /// set is of no more use.
+  Result<> restore(std::span<const snapshot::Device> states, uint32_t first = 0);
+  /// Adds a parked machine's disks, with their states, and gives the vsock device its identity.
+  /// Everything is frozen; on an Error the set is of no more use.
+  Result<> claim(ClaimConfig& config, std::span<const snapshot::Device> disks);
 
   Result<> connect_vsock(uint32_t port, Fd stream);
 
@@ -84,7 +89,9 @@ class DeviceSet {
   Result<> restore_place(const Place& place, const snapshot::Device& state);
   Result<> add_console();
   Result<> add_vsock();
-  Result<> add_disks();
+  Result<> add_disks(std::vector<DiskConfig>& disks);
+  Result<> add_host_ports(VsockConfig& config);
+  Result<> claim_vsock(ClaimConfig& config);
 
   Parts parts_;
   std::vector<Place> places_;

@@ -26,13 +26,13 @@ constexpr const char* kPanicText = "the guest's kernel reported a panic";
 }  // namespace
 
 Machine::Machine(Loop& loop, FdRef pagemap, MachineConfig config, Phases phases,
-                 vmm::Confinement confinement)
+                 vmm::Confinement confinement, uint32_t virtio_devices)
     : loop_(loop),
       pagemap_(pagemap),
       config_(std::move(config)),
       phases_(phases),
       confinement_(confinement),
-      ioapic_(*this, boot::kFirstVirtioGsi + virtio_device_count(config_)),
+      ioapic_(*this, boot::kFirstVirtioGsi + virtio_devices),
       exits_(config_.vcpu_count) {}
 
 // vCPU threads call into the devices and buses: they go first.
@@ -40,9 +40,13 @@ Machine::~Machine() { vcpus_.reset(); }
 
 Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, FdRef pagemap, MachineConfig config,
                                                  Phases phases, vmm::Confinement confinement) {
-  std::unique_ptr<Machine> machine(
-      new Machine(loop, pagemap, std::move(config), phases, confinement));
-  if (Result<> built = machine->build(); !built) {
+  std::optional<snapshot::MachineState> saved;
+  if (config.restore) saved = TRY(saved_state(config));
+  const bool parks = config.restore && config.restore->parks;
+  const size_t devices = parks ? saved->devices.size() : virtio_device_count(config);
+  std::unique_ptr<Machine> machine(new Machine(loop, pagemap, std::move(config), phases,
+                                               confinement, static_cast<uint32_t>(devices)));
+  if (Result<> built = machine->build(saved ? &*saved : nullptr); !built) {
     // A vCPU's thread has no calls to end with: those that wait already go with the process, as
     // the caller has promised.
     (void)machine.release();
@@ -51,7 +55,7 @@ Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, FdRef pagemap, Mach
   return machine;
 }
 
-Result<> Machine::build() {
+Result<> Machine::build(const snapshot::MachineState* saved) {
   const auto sharing = config_.restore ? config_.restore->sharing : MemorySharing::kShared;
   memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes, sharing)));
   phases_.memory_ns = monotonic_ns();
@@ -63,7 +67,7 @@ Result<> Machine::build() {
   phases_.vm_ns = monotonic_ns();
   TRY(build_devices());
   phases_.devices_ns = monotonic_ns();
-  TRY(config_.restore ? restore(*config_.restore) : boot());
+  TRY(saved != nullptr ? restore(*config_.restore, *saved) : boot());
   phases_.vcpus_ns = monotonic_ns();
   // What was loaded is in guest RAM; the files need not stay open.
   config_.kernel.reset();
@@ -137,7 +141,7 @@ Result<> Machine::boot() {
 }
 
 Result<> Machine::expect(State state, const char* what) const {
-  static constexpr const char* kNames[] = {"built", "running", "paused"};
+  static constexpr const char* kNames[] = {"built", "running", "paused", "parked"};
   if (ended()) {
     return fail({Code::kFailedPrecondition, "VM_ENDED"}, "%s: the VM has ended", what);
   }

@@ -2,7 +2,8 @@
 //
 // One virtual machine: RAM, KVM, kernel, devices and vCPUs, from being built to its end.
 //
-//   kBuilt --start()--> kRunning <--pause()/resume()--> kPaused; a restored machine begins there
+//   kBuilt --start()--> kRunning <--pause()/resume()--> kPaused; a restored machine begins there,
+//   and one that parks in kParked --claim()--> kPaused
 //   and from each of them the end: the guest's own, a KVM error, or end(kHostStop).
 //
 // Threads: everything belongs to the loop thread, called outside the loop's dispatch, but end(),
@@ -41,7 +42,7 @@ class Machine final : public EndListener,
                       private Ioapic::MessageSink,
                       private DebugSerial::Sink {
  public:
-  enum class State : uint8_t { kBuilt, kRunning, kPaused };
+  enum class State : uint8_t { kBuilt, kRunning, kPaused, kParked };
 
   struct End {
     ExitReason reason;
@@ -57,6 +58,10 @@ class Machine final : public EndListener,
                                                  Phases phases, vmm::Confinement confinement);
   ~Machine();
 
+  /// Makes a parked machine the VM that `config` means: paused, and time goes on in it. On an Error
+  /// it has ended, but for one that says that it is not parked.
+  Result<> claim(ClaimConfig config);
+  bool parked() const { return state_ == State::kParked; }
   /// Lets it run for the first time.
   Result<> start();
   /// Guest code stands still and no device touches guest memory when it returns.
@@ -97,19 +102,31 @@ class Machine final : public EndListener,
     std::atomic<uint64_t> other = 0;
   };
 
+  /// What of a saved machine waits until it is certain which VM it becomes.
+  struct Waiting {
+    std::vector<kvm::VcpuTime> vcpus;
+    std::vector<snapshot::Device> disks;
+    uint64_t clock_ns = 0;
+  };
+
   Machine(Loop& loop, FdRef pagemap, MachineConfig config, Phases phases,
-          vmm::Confinement confinement);
-  Result<> build();
+          vmm::Confinement confinement, uint32_t virtio_devices);
+  /// `saved`: with MachineConfig::restore.
+  Result<> build(const snapshot::MachineState* saved);
   Result<> build_vm();
   Result<> build_devices();
   Result<> boot();
   Result<kvm::Vcpu> create_vcpu(uint32_t index, const kvm::CpuidTable& cpuid);
 
   // machine_state.cc
-  Result<> restore(const RestoreConfig& config);
+  static Result<snapshot::MachineState> saved_state(const MachineConfig& config);
+  Result<> restore(const RestoreConfig& config, const snapshot::MachineState& saved);
   Result<> restore_memory(const RestoreConfig& config);
   Result<> create_vcpus(const snapshot::MachineState& state);
   Result<> restore_parts(const snapshot::MachineState& state);
+  Result<> restore_time(const Waiting& waiting);
+  Result<> set_generation_id(const std::optional<boot::GenerationId>& id);
+  Result<> take_claim(ClaimConfig& config);
   Result<snapshot::MachineState> state();
   Result<uint64_t> save_memory(const SaveConfig& config);
 
@@ -131,6 +148,7 @@ class Machine final : public EndListener,
   Phases phases_;
   const vmm::Confinement confinement_;
   State state_ = State::kBuilt;
+  std::unique_ptr<Waiting> waiting_;  // in kParked
   std::atomic<bool> ending_ = false;
   std::atomic<uint64_t> panic_deadline_ns_ = 0;  // 0: no panic
   std::mutex end_lock_;

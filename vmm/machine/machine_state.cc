@@ -31,23 +31,80 @@ Result<T> with_context(Result<T> result, const std::string& context) {
   return std::unexpected(std::move(result).error().with_context(context));
 }
 
+// From number `first` on: what a parked machine lacks must be what its claim brings.
+Result<> expect_disks(std::span<const snapshot::Device> devices, uint32_t first) {
+  if (devices.size() < first || devices.size() - first > kMaxDisks) {
+    return fail({Code::kFailedPrecondition, "DEVICE_COUNT"},
+                "devices: the state has %zu, the configuration has %u and up to %zu disks",
+                devices.size(), first, kMaxDisks);
+  }
+  for (size_t index = first; index < devices.size(); ++index) {
+    if (std::holds_alternative<virtio::blk::State>(devices[index].device)) continue;
+    return fail({Code::kFailedPrecondition, "DEVICE_KIND"},
+                "devices[%zu]: is none of the configuration, and no disk of a claim", index);
+  }
+  return {};
+}
+
 }  // namespace
 
-Result<> Machine::restore(const RestoreConfig& config) {
-  const snapshot::MachineState state =
-      TRY(with_context(read_state(config.state.ref()), "restore.state_fd"));
-  if (state.vcpus.size() != config_.vcpu_count) {
+Result<snapshot::MachineState> Machine::saved_state(const MachineConfig& config) {
+  snapshot::MachineState state =
+      TRY(with_context(read_state(config.restore->state.ref()), "restore.state_fd"));
+  if (state.vcpus.size() != config.vcpu_count) {
     return fail({Code::kFailedPrecondition, "VCPU_COUNT"},
                 "restore.state_fd: has %zu vCPUs, the configuration has %u", state.vcpus.size(),
-                config_.vcpu_count);
+                config.vcpu_count);
   }
-  TRY(with_context(create_vcpus(state), "restore.state_fd"));
+  if (config.restore->parks) {
+    TRY(with_context(expect_disks(state.devices, virtio_device_count(config)), "restore.state_fd"));
+  }
+  return state;
+}
+
+Result<> Machine::restore(const RestoreConfig& config, const snapshot::MachineState& saved) {
+  TRY(with_context(create_vcpus(saved), "restore.state_fd"));
   TRY(restore_memory(config));
-  TRY(with_context(restore_parts(state), "restore.state_fd"));
-  if (config.generation_id) {
-    TRY(boot::write_generation_id(*memory_, *config.generation_id));
-    ioapic_.raise(boot::kGenerationIdGsi);
+  TRY(with_context(restore_parts(saved), "restore.state_fd"));
+  Waiting waiting{.vcpus = {}, .disks = {}, .clock_ns = saved.clock.clock_ns};
+  for (const snapshot::Vcpu& vcpu : saved.vcpus) waiting.vcpus.push_back(time_of(vcpu.state));
+  if (config.parks) {
+    waiting.disks.assign(saved.devices.begin() + devices_->count(), saved.devices.end());
+    waiting_ = std::make_unique<Waiting>(std::move(waiting));
+    state_ = State::kParked;
+    return {};
   }
+  TRY(with_context(restore_time(waiting), "restore.state_fd"));
+  TRY(set_generation_id(config.generation_id));
+  state_ = State::kPaused;
+  return {};
+}
+
+// After the local APICs, which take the interrupt.
+Result<> Machine::set_generation_id(const std::optional<boot::GenerationId>& id) {
+  if (!id) return {};
+  TRY(boot::write_generation_id(*memory_, *id));
+  ioapic_.raise(boot::kGenerationIdGsi);
+  return {};
+}
+
+Result<> Machine::claim(ClaimConfig config) {
+  TRY(expect(State::kParked, "claim"));
+  phases_.claim_ns = monotonic_ns();
+  Result<> taken = take_claim(config);
+  if (!taken) end(ExitReason::kMonitorError, taken.error().message());
+  return taken;
+}
+
+Result<> Machine::take_claim(ClaimConfig& config) {
+  const uint32_t first_disk = devices_->count();
+  TRY(devices_->claim(config, waiting_->disks));
+  devices_->add_to(mmio_, first_disk);
+  phases_.claim_devices_ns = monotonic_ns();
+  TRY(restore_time(*waiting_));
+  TRY(set_generation_id(config.generation_id));
+  phases_.claim_vcpus_ns = monotonic_ns();
+  waiting_.reset();
   state_ = State::kPaused;
   return {};
 }
@@ -76,12 +133,24 @@ Result<> Machine::restore_parts(const snapshot::MachineState& state) {
   ioapic_.restore(state.ioapic);
   // What the guest had asked of them waits for resume().
   devices_->freeze();
-  TRY(devices_->restore(state.devices));
+  std::span<const snapshot::Device> devices = state.devices;
+  // Disks come with the claim.
+  if (config_.restore->parks) devices = devices.first(devices_->count());
+  TRY(devices_->restore(devices));
   for (kvm::Vcpu& vcpu : vcpus_->vcpus()) {
     TRY(with_context(vcpu.restore(state.vcpus[vcpu.index()].state),
                      format("vcpus[%u]", vcpu.index())));
   }
-  return vm_->set_clock(state.clock.clock_ns);
+  return {};
+}
+
+// Last of all: a machine that waited between the rest and this has not missed anything.
+Result<> Machine::restore_time(const Waiting& waiting) {
+  for (kvm::Vcpu& vcpu : vcpus_->vcpus()) {
+    TRY(with_context(vcpu.restore_time(waiting.vcpus[vcpu.index()]),
+                     format("vcpus[%u]", vcpu.index())));
+  }
+  return vm_->set_clock(waiting.clock_ns);
 }
 
 Result<snapshot::MachineState> Machine::state() {
