@@ -36,21 +36,21 @@ _xxhash.XXH3_128bits.restype = _Xxh128
 _xxhash.XXH3_128bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 
 
-def _digest(data):
+def digest(data):
     found = _xxhash.XXH3_128bits(data, len(data))
     return struct.pack(">QQ", found.high, found.low)
 
 
 def read(fd):
     data = os.pread(fd, os.fstat(fd).st_size, 0)
-    assert data[48:64] == _digest(data[:48] + data[64:]), "the digest"
+    assert data[48:64] == digest(data[:48] + data[64:]), "the digest"
     return state_pb.MachineState.FromString(data[64:])
 
 
 def bytes_of(message, part=2):
     payload = message.SerializeToString()
     header = HEADER.pack(b"MAYFLYSN", 1, 0, part, 64, 1, len(payload), bytes(16))
-    return header + _digest(header + payload) + payload
+    return header + digest(header + payload) + payload
 
 
 def file_of(data):

@@ -44,4 +44,6 @@ class GatesTest(unittest.TestCase):
 
 
 for _goal in goals.GOALS:
+    if _goal.section in goals.LONG_SECTIONS:
+        continue
     setattr(GatesTest, f"test_goal_{_goal.number}_{_goal.key}", functools.partialmethod(GatesTest.check, _goal))

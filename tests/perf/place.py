@@ -11,6 +11,7 @@ import shutil
 import sys
 
 import harness
+from harness import system_pb
 from perf import saved_guest, self_check
 
 PROGRAMS = harness.OUT / "perf"
@@ -92,6 +93,9 @@ class Place:
     def daemon(self):
         self.need_kvm()
         return harness.Daemon(self.work, "--snapshot-dir", self.store, under=without_cpu_controller())
+
+    def runs_linux_guests(self):
+        return self.daemon.api.CheckHost(system_pb.CheckHostRequest()).runs_linux_guests
 
     @functools.cached_property
     def disk(self):

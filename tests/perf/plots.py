@@ -32,7 +32,12 @@ def _footprint(samples):
     yield "footprint.svg", plot.bar_chart("Private memory of a monitor, without its guest's RAM", "MiB", rows)
 
 
-CHARTS = {"starts": _starts, "rate": _rate, "many": _many, "footprint": _footprint}
+def _linux(samples):
+    yield "linux.svg", plot.cdf("Linux guests, from the call or spawn", "ms (logarithmic)",
+                                {name: [value * 1e3 for value in values] for name, values in samples.items()})
+
+
+CHARTS = {"linux": _linux, "starts": _starts, "rate": _rate, "many": _many, "footprint": _footprint}
 
 
 def write(result, directory):

@@ -16,6 +16,8 @@ def goal_rows(result):
     rows = [["goal", "what", "figure", "95 %", "line", "", ""]]
     figures = {key: figure for section in result["sections"].values() for key, figure in section["figures"].items()}
     for goal in goals.GOALS:
+        if goal.section not in result["asked"]:
+            continue
         figure, line = figures.get(goal.key), f"{goal.sense} {goal.line:g} {goal.unit}"
         if figure is None:
             rows.append([goal.number, goal.what, "-", "", line, "not measured", ""])

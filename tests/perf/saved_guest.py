@@ -6,6 +6,7 @@ import struct
 
 import harness
 from control import state_file
+from control.state_file import state_pb
 from harness import snapshot_pb, vm_pb
 
 # mov $0x600, %edx; mov $0x34, %al; out %al, (%dx): the guest's power-off.
@@ -14,6 +15,8 @@ RIP = 16 * 8  # in kvm_regs
 MEMORY_MIB = 128
 DISK_BYTES = 4 << 20
 WARM_TICKS = 20
+CHUNK_PAGES = 512
+MANIFEST_PART, INDEX_PART = 1, 3
 
 
 def make_disk(directory):
@@ -40,14 +43,34 @@ def save_halted(daemon, snapshot_id, memory_mib=16):
 
 
 def power_off_at_once(directory):
-    """Changes a snapshot so that the guest's next instructions power it off. `directory` is the snapshot's.
+    """Changes a snapshot so that the guest's next instructions power it off. `directory` is the snapshot's."""
+    rip, = struct.unpack_from("<Q", _read(directory, "state", state_pb.MachineState).vcpus[0].regs, RIP)
+    with open(directory / "memory", "r+b") as memory:
+        os.pwrite(memory.fileno(), POWER_OFF, rip)
+        index = _read(directory, "memory.index", state_pb.MemoryIndex)
+        for chunk in index.chunks:
+            chunk.digest = state_file.digest(_stored(memory.fileno(), chunk))
+    manifest = _read(directory, "manifest", state_pb.Manifest)
+    for part in manifest.parts:
+        if part.name == "memory.index":
+            data = state_file.bytes_of(index, INDEX_PART)
+            part.size_bytes, part.digest = len(data), data[48:64]
+            (directory / part.name).write_bytes(data)
+    (directory / "manifest").write_bytes(state_file.bytes_of(manifest, MANIFEST_PART))
 
-    The memory is no longer what its digests say: it can be restored, but not verified."""
-    with open(directory / "state", "rb") as file:
-        state = state_file.read(file.fileno())
-    rip, = struct.unpack_from("<Q", state.vcpus[0].regs, RIP)
-    with open(directory / "memory", "r+b") as file:
-        os.pwrite(file.fileno(), POWER_OFF, rip)
+
+def _read(directory, part, kind):
+    return kind.FromString((directory / part).read_bytes()[64:])
+
+
+def _stored(memory, chunk):
+    """The pages that a chunk's digest is of (docs/snapshots.md)."""
+    page, pages = chunk.number * CHUNK_PAGES, bytearray()
+    for run in chunk.runs:
+        if run & 3 == 1:
+            pages += os.pread(memory, (run >> 2) << 12, page << 12)
+        page += run >> 2
+    return bytes(pages)
 
 
 def overrides(disk=None):
