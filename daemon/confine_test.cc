@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/confine_sys.h"
 
+#include "base/landlock_sys.h"
+
 #include <doctest/doctest.h>
 
+#include <cerrno>
+#include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <set>
 #include <sstream>
 #include <string>
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,6 +61,54 @@ int look_around(bool root) {
   return (status_of("CapEff") & uint64_t{1} << CAP_SETUID) != 0 ? 0 : 6;
 }
 
+/// In a process of its own: 99 where it could not be confined, else what `look` says.
+template <typename Look>
+int confined(const JailHost& jails, const Look& look) {
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) ::_exit(confine_ourselves(jails) ? look() : 99);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+template <typename Address>
+int connect_error(int family, const Address& address, socklen_t size) {
+  const Fd socket(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  // SAFETY: the kernel reads `size` bytes of the address.
+  return ::connect(socket.ref().number(), reinterpret_cast<const sockaddr*>(&address), size) == 0
+             ? 0
+             : errno;
+}
+
+int tcp_error() {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(9);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return connect_error(AF_INET, address, sizeof(address));
+}
+
+/// Of a stream socket that listens at this name, outside the process that asks.
+int abstract_error(const sockaddr_un& address, socklen_t size) {
+  return connect_error(AF_UNIX, address, size);
+}
+
+/// What an attempt met; 0: it succeeded.
+template <typename Attempt>
+int error_of(const Attempt& attempt) {
+  return attempt() == 0 ? 0 : errno;
+}
+
+/// Of executing a program that is neither the jailer nor the monitor.
+int execute_error() {
+  char name[] = "true";
+  char* const arguments[] = {name, nullptr};
+  ::execv("/bin/true", arguments);
+  return errno;
+}
+
 }  // namespace
 
 TEST_CASE("the daemon keeps the stated capabilities and nothing else of its privileges") {
@@ -60,13 +117,53 @@ TEST_CASE("the daemon keeps the stated capabilities and nothing else of its priv
   REQUIRE(jails);
   const bool root = ::geteuid() == 0;
   REQUIRE(look_around(root) != 0);
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) ::_exit(confine_ourselves(**jails) ? look_around(root) : 99);
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  REQUIRE(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(confined(**jails, [&] { return look_around(root); }) == 0);
+}
+
+// By what was denied, the first attempt that was not; 0: all were. Each succeeds, or fails in
+// another way, before the process is confined: the test looks at that first.
+TEST_CASE("Landlock keeps the daemon from the network, from others' processes and from programs") {
+  const int version = landlock::version();
+  if (version == 0) {
+    MESSAGE("this kernel has no Landlock: there is nothing to see");
+    return;
+  }
+  const bool root = ::geteuid() == 0;
+  const auto jails = JailHost::open({.mode = root ? "root" : "off",
+                                     .jailer_path = "/bin/cat",
+                                     .vmm_path = "/bin/cat",
+                                     .state_dir = "/none"});
+  REQUIRE(jails);
+  const Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un abstract = {};
+  abstract.sun_family = AF_UNIX;
+  const std::string name = "mayfly-confine-" + std::to_string(::getpid());
+  std::memcpy(abstract.sun_path + 1, name.data(), name.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  REQUIRE(::bind(listener.ref().number(), reinterpret_cast<const sockaddr*>(&abstract), size) == 0);
+  REQUIRE(::listen(listener.ref().number(), 4) == 0);
+  const pid_t parent = ::getpid();
+  const std::string link = "/tmp/" + name;
+  const auto make_link = [&] { return error_of([&] { return ::symlink("x", link.c_str()); }); };
+  const auto make_device = [&] {
+    return error_of([&] { return ::mknod(link.c_str(), S_IFCHR | 0600, 0x103); });
+  };
+
+  CHECK(tcp_error() != EACCES);
+  CHECK(abstract_error(abstract, size) == 0);
+  CHECK(make_link() == 0);
+  CHECK(::unlink(link.c_str()) == 0);
+  const auto attempts = [&] {
+    if (version >= 4 && tcp_error() != EACCES) return 1;
+    if (version >= 6 && abstract_error(abstract, size) != EPERM) return 2;
+    if (version >= 6 && error_of([&] { return ::kill(parent, 0); }) != EPERM) return 3;
+    if (!root) return 0;
+    if (execute_error() != EACCES) return 4;
+    if (make_link() != EACCES) return 5;
+    return make_device() == EACCES ? 0 : 6;
+  };
+  CHECK(confined(**jails, attempts) == 0);
+  CHECK(::access(link.c_str(), F_OK) != 0);
 }
 
 TEST_CASE("the example unit bounds the daemon by the same capabilities") {
