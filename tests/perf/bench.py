@@ -17,13 +17,14 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import harness
-from perf import footprint, goals, launches, linux_guest, place, plots, report, self_check, starts
+from perf import diffs, footprint, goals, launches, linux_guest, place, plots, report, self_check, starts
 
 FORMAT = 1
 # In this order: what needs a quiet daemon comes first.
 SECTIONS = {
     "starts": starts.measure,
     "footprint": footprint.measure,
+    "diffs": diffs.measure,
     "rate": launches.rate,
     "many": launches.many,
     "linux": linux_guest.measure,

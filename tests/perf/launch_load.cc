@@ -15,6 +15,7 @@
 #include <grpcpp/security/credentials.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
@@ -28,21 +29,27 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: launch_load --socket unix:PATH --state-dir DIR --snapshot ID --floor PATH --json FILE\n"
-    "                   [--disk PATH] [--rounds N] [--batch N] [--parallel N]\n"
+    "                   [--template ID] [--disk PATH] [--rounds N] [--batch N] [--parallel N]\n"
     "\n"
     "Each round: `batch` floor processes one after the other, as many in Firecracker's order, as\n"
     "many VMs restored from the snapshot (of a guest that powers off at once), waited for and\n"
-    "deleted through the daemon, by one client and by `parallel` ones. FILE gets what each life\n"
-    "took. Default: 20 rounds of 10, 4 in parallel.\n";
+    "deleted through the daemon, by one client and by `parallel` ones; and by one after a rest of\n"
+    "20 ms for each, from the snapshot and from a template. FILE gets what each life took. "
+    "Default:\n"
+    "20 rounds of 10, 4 in parallel.\n";
 
 constexpr uint32_t kMaxRounds = 10'000;
 constexpr uint32_t kMaxBatch = 1'000;
 constexpr uint32_t kMaxParallel = 64;
+// So that a template's next shell is there; and the kernel has forgotten that cgroups were just in
+// use, whose writers it makes wait for RCU otherwise.
+constexpr auto kRest = std::chrono::milliseconds(20);
 
 struct Options {
   std::string socket;
   std::string state_dir;
   std::string snapshot;
+  std::string template_id;
   std::string floor;
   std::string disk;
   std::string json;
@@ -52,10 +59,13 @@ struct Options {
 };
 
 bool parse(int argc, char** argv, Options& options) {
-  const std::pair<std::string_view, std::string*> texts[] = {
-      {"--socket", &options.socket}, {"--state-dir", &options.state_dir},
-      {"--floor", &options.floor},   {"--snapshot", &options.snapshot},
-      {"--disk", &options.disk},     {"--json", &options.json}};
+  const std::pair<std::string_view, std::string*> texts[] = {{"--socket", &options.socket},
+                                                             {"--state-dir", &options.state_dir},
+                                                             {"--floor", &options.floor},
+                                                             {"--snapshot", &options.snapshot},
+                                                             {"--template", &options.template_id},
+                                                             {"--disk", &options.disk},
+                                                             {"--json", &options.json}};
   const std::pair<std::string_view, uint32_t*> numbers[] = {{"--rounds", &options.rounds},
                                                             {"--batch", &options.batch},
                                                             {"--parallel", &options.parallel}};
@@ -76,6 +86,9 @@ bool parse(int argc, char** argv, Options& options) {
          options.rounds > 0 && options.rounds <= kMaxRounds && options.batch > 0 &&
          options.batch <= kMaxBatch && options.parallel > 0 && options.parallel <= kMaxParallel;
 }
+
+/// What a VM goes on from.
+enum class Source { kSnapshot, kTemplate };
 
 /// One VM's life, in ns since its RestoreVm call: by our clock, and by the monitor's.
 struct Life {
@@ -107,10 +120,10 @@ class Client {
     return Sample{.wall_ns = monotonic_ns() - begin};
   }
 
-  Result<Life> live(const std::string& vm_id) {
+  Result<Life> live(const std::string& vm_id, Source source) {
     const uint64_t begin = monotonic_ns();
     Life life;
-    TRY(restore(vm_id));
+    TRY(restore(vm_id, source));
     life.restored_ns = monotonic_ns() - begin;
     TRY(wait(vm_id));
     life.stopped_ns = monotonic_ns() - begin;
@@ -132,10 +145,14 @@ class Client {
     return std::unexpected(error_of(call, status));
   }
 
-  Result<> restore(const std::string& vm_id) {
+  Result<> restore(const std::string& vm_id, Source source) {
     grpc::ClientContext context;
     v1::RestoreVmRequest request;
-    request.set_snapshot_id(options_.snapshot);
+    if (source == Source::kTemplate) {
+      request.set_template_id(options_.template_id);
+    } else {
+      request.set_snapshot_id(options_.snapshot);
+    }
     request.set_vm_id(vm_id);
     request.set_start(true);
     request.mutable_overrides()->set_allow_slow_kvm(true);
@@ -166,10 +183,11 @@ class Client {
     if (bytes.empty() || !report.ParseFromString(bytes)) {
       return fail({Code::kDataLoss, "EXIT_REPORT"}, "%s is no exit report", path.c_str());
     }
-    // A shell that waited for the call had its main() before it.
+    // A shell that waited for the call had its main() before it, and receives a claim.
     const auto since = [begin](uint64_t at) { return at > begin ? at - begin : 0; };
-    life.main_ns = since(report.phases().main_ns());
-    life.received_ns = since(report.phases().received_ns());
+    const control::Phases& phases = report.phases();
+    life.main_ns = since(phases.main_ns());
+    life.received_ns = since(phases.claim_ns() != 0 ? phases.claim_ns() : phases.received_ns());
     life.running_ns = since(report.phases().running_ns());
     life.ended_ns = since(report.ended_ns());
     return {};
@@ -207,7 +225,7 @@ class Batches {
     for (uint32_t i = 0; i < parallel; ++i) {
       threads.emplace_back([&, i] {
         while (next.fetch_add(1) < options_.batch && !errors[i]) {
-          auto life = clients_[i].live("load-" + std::to_string(count_.fetch_add(1)));
+          auto life = clients_[i].live(next_id(), Source::kSnapshot);
           life ? parts[i].push_back(*life) : void(errors[i] = life.error());
         }
       });
@@ -221,7 +239,19 @@ class Batches {
     return Sample{.wall_ns = took};
   }
 
+  Result<Sample> run_rested(Source source, std::vector<Life>& lives) {
+    Sample sum;
+    for (uint32_t i = 0; i < options_.batch; ++i) {
+      std::this_thread::sleep_for(kRest);
+      lives.push_back(TRY(first().live(next_id(), source)));
+      sum.wall_ns += lives.back().deleted_ns;
+    }
+    return sum;
+  }
+
  private:
+  std::string next_id() { return "load-" + std::to_string(count_.fetch_add(1)); }
+
   const Options& options_;
   std::vector<Client> clients_;
   std::atomic<uint64_t> count_ = 0;
@@ -244,7 +274,8 @@ void print_numbers(FILE* file, const char* name, size_t count, auto at) {
   std::fputs("]", file);
 }
 
-void print_lives(FILE* file, const char* name, const std::vector<Life>& lives) {
+// Without the first `skip`, which warm up.
+void print_lives(FILE* file, const char* name, size_t skip, const std::vector<Life>& lives) {
   constexpr std::pair<const char*, uint64_t Life::*> kFields[] = {
       {"restored_ns", &Life::restored_ns}, {"stopped_ns", &Life::stopped_ns},
       {"deleted_ns", &Life::deleted_ns},   {"main_ns", &Life::main_ns},
@@ -253,7 +284,8 @@ void print_lives(FILE* file, const char* name, const std::vector<Life>& lives) {
   std::fprintf(file, ",\n\"%s\": {", name);
   for (const auto& [label, field] : kFields) {
     if (label != kFields[0].first) std::fputs(", ", file);
-    print_numbers(file, label, lives.size(), [&](size_t i) { return lives[i].*field; });
+    print_numbers(file, label, lives.size() - skip,
+                  [&](size_t i) { return lives[i + skip].*field; });
   }
   std::fputs("}", file);
 }
@@ -266,6 +298,8 @@ Result<> measure(const Options& options) {
   Batches batches(options);
   std::vector<Life> alone;
   std::vector<Life> together;
+  std::vector<Life> rested;
+  std::vector<Life> claimed;
   std::vector<Contender> contenders;
   contenders.push_back({"empty call", [&] { return batches.first().empty_call(); }});
   contenders.push_back(loop("floor", options.batch, {options.floor, "floor"}));
@@ -273,6 +307,12 @@ Result<> measure(const Options& options) {
   contenders.push_back({"daemon", [&] { return batches.run(1, alone); }});
   contenders.push_back(
       {"daemon, parallel", [&] { return batches.run(options.parallel, together); }});
+  contenders.push_back(
+      {"daemon, rested", [&] { return batches.run_rested(Source::kSnapshot, rested); }});
+  if (!options.template_id.empty()) {
+    contenders.push_back(
+        {"daemon, template", [&] { return batches.run_rested(Source::kTemplate, claimed); }});
+  }
   const auto samples = run_rounds(contenders, options.rounds);
   if (samples) {
     std::fprintf(file, "{\"batch\": %u, \"parallel\": %u", options.batch, options.parallel);
@@ -281,11 +321,10 @@ Result<> measure(const Options& options) {
       print_numbers(file, contenders[i].name.c_str(), options.rounds,
                     [&](size_t round) { return (*samples)[i][round].wall_ns; });
     }
-    // The first batch warms up.
-    alone.erase(alone.begin(), alone.begin() + options.batch);
-    together.erase(together.begin(), together.begin() + options.batch);
-    print_lives(file, "lives", alone);
-    print_lives(file, "lives, parallel", together);
+    print_lives(file, "lives", options.batch, alone);
+    print_lives(file, "lives, parallel", options.batch, together);
+    print_lives(file, "lives, rested", options.batch, rested);
+    if (!claimed.empty()) print_lives(file, "lives, template", options.batch, claimed);
     std::fputs("}\n", file);
   }
   if (std::fclose(file) != 0) {

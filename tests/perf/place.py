@@ -11,12 +11,13 @@ import shutil
 import sys
 
 import harness
-from harness import system_pb
+from harness import system_pb, template_pb
 from perf import saved_guest, self_check
 
 PROGRAMS = harness.OUT / "perf"
 FLOOR = PROGRAMS / "boot_floor"
 REAL_TIME_PRIORITY = 10
+SHELLS = 8
 # Enters at 0xfffffff0, the last 16 bytes below 4 GiB: mov $0x600, %dx; mov $0x34, %al; out %al, (%dx); hlt.
 FIRMWARE = bytes(65536 - 16) + bytes.fromhex("ba0006 b034 ee f4") + bytes(9)
 QEMU = "qemu-system-x86_64"
@@ -113,6 +114,16 @@ class Place:
         """The same, but it powers off with its next instructions."""
         shutil.copytree(self.store / self.reading, self.store / "ending")
         saved_guest.power_off_at_once(self.store / "ending")
+        return "ending"
+
+    @functools.cached_property
+    def template(self):
+        """Of `ending`: with shells that wait, where the daemon has them."""
+        request = template_pb.PrepareTemplateRequest(template_id="ending", snapshot_id=self.ending)
+        for field in ("shells", "shell_count"):
+            if field in request.DESCRIPTOR.fields_by_name:
+                setattr(request, field, SHELLS)
+        self.daemon.api.PrepareTemplate(request)
         return "ending"
 
     @functools.cached_property

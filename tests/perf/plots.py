@@ -14,6 +14,10 @@ def _rate(samples):
              "stopped_ns": "end known", "deleted_ns": "deleted"}
     yield "launch.svg", plot.cdf("A VM's life through the daemon, since the RestoreVm call", "ms (logarithmic)",
                                  {name: [ns / 1e6 for ns in samples["lives"][key]] for key, name in names.items()})
+    yield "call.svg", plot.cdf("RestoreVm call to first guest exit", "ms (logarithmic)",
+                               {name: [ns / 1e6 for ns in samples[key]["ended_ns"]] for name, key in (
+                                   ("template", "lives, template"), ("snapshot", "lives, rested"),
+                                   ("one after the other", "lives"), ("four at once", "lives, parallel"))})
 
 
 def _many(samples):
