@@ -294,6 +294,11 @@ class SaveTest(SaveCase):
         changed = control_pb.ChangedPages(layer=control_pb.Layer(memory_fd=1, pages_fd=2))
         self.assert_refused(save(empty, changed_pages=changed), "DESCRIPTOR_INDEX", "changed_pages.layer.memory_fd")
         self.assert_refused(vm.save(Snapshot(empty, empty))[1], "MEMORY_SHARED")
+        # The state alone leaves the memory as it is: shared, so that it can be left behind afterwards.
+        alone = os.memfd_create("alone")
+        self.addCleanup(os.close, alone)
+        self.ok(save(alone, state_only=True))
+        self.assertGreater(os.fstat(alone).st_size, 4096)
         snapshot, _ = self.save(vm)
         self.assert_refused(vm.save()[1], "MEMORY_PRIVATE")
 

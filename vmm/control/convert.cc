@@ -129,9 +129,13 @@ Result<Save> take_save(const message::Save& message, Descriptors& fds) {
   Save save;
   save.what.state = TRY(fds.take(message.state_fd, "save.state_fd"));
   if (message.leave_memory) return save;
+  if (message.state_only) {
+    save.what.memory = LeftAlone{};
+    return save;
+  }
   if (!message.changed_pages) {
     return fail({Code::kInvalidArgument, "SAVE_WHAT"},
-                "save: neither leave_memory nor changed_pages is said");
+                "save: none of leave_memory, changed_pages and state_only is said");
   }
   ChangedPages changed;
   changed.layer = TRY(take_layer(message.changed_pages->layer, fds, "save.changed_pages.layer"));

@@ -164,10 +164,17 @@ Result<Save> parse_save(Bytes bytes) {
         break;
       case 2:
         save.leave_memory = TRY(field->u64()) != 0;
+        save.state_only = false;
+        save.changed_pages.reset();
+        break;
+      case 4:
+        save.state_only = TRY(field->u64()) != 0;
+        save.leave_memory = false;
         save.changed_pages.reset();
         break;
       case 3:
         save.leave_memory = false;
+        save.state_only = false;
         save.changed_pages = TRY(parse_changed_pages(TRY(field->message())));
         break;
     }

@@ -85,8 +85,9 @@ struct ChangedPages {
 
 struct Save {
   uint32_t state_fd = 0;
-  /// Of the two that came last.
+  /// Of the three that came last.
   bool leave_memory = false;
+  bool state_only = false;
   std::optional<ChangedPages> changed_pages;
 };
 

@@ -193,6 +193,10 @@ TEST_CASE("a save is told what becomes of memory, by what was said last") {
   auto& save = *request.mutable_save();
   save.set_state_fd(5);
   CHECK_EQ(reason(request), "SAVE_WHAT");
+  save.set_state_only(true);
+  const auto alone = parse(request);
+  REQUIRE(alone.has_value());
+  CHECK(std::holds_alternative<LeftAlone>(std::get<Save>(alone->call).what.memory));
   save.set_leave_memory(true);
   const auto leaves = parse(request);
   REQUIRE(leaves.has_value());

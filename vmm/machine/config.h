@@ -119,10 +119,13 @@ struct ChangedPages {
   MemoryLayer layer;
 };
 
+/// RAM stays as it is: the state is all that is saved.
+struct LeftAlone {};
+
 struct SaveConfig {
   /// An empty file for the part `state`.
   Fd state;
-  std::variant<LeaveMemory, ChangedPages> memory;
+  std::variant<LeaveMemory, ChangedPages, LeftAlone> memory;
 };
 
 /// What a save was.

@@ -172,6 +172,7 @@ Result<uint64_t> Machine::save_memory(const SaveConfig& config) {
   if (const auto* changed = std::get_if<ChangedPages>(&config.memory)) {
     return write_layer(*memory_, pagemap_, *changed);
   }
+  if (std::holds_alternative<LeftAlone>(config.memory)) return 0;
   if (Result<> left = memory_->leave(config_.memory.ref()); !left) {
     end(ExitReason::kMonitorError, left.error().message());
     return std::unexpected(std::move(left).error());
@@ -182,12 +183,13 @@ Result<uint64_t> Machine::save_memory(const SaveConfig& config) {
 Result<Saved> Machine::save(const SaveConfig& config) {
   TRY(expect(State::kPaused, "save"));
   const bool leaves = std::holds_alternative<LeaveMemory>(config.memory);
+  const bool copies = std::holds_alternative<ChangedPages>(config.memory);
   const bool is_private = memory_->sharing() == MemorySharing::kPrivate;
   if (leaves && is_private) {
     return fail({Code::kFailedPrecondition, "MEMORY_PRIVATE"},
                 "save.leave_memory: the VM's memory is private, it has left it already");
   }
-  if (!leaves && !is_private) {
+  if (copies && !is_private) {
     return fail({Code::kFailedPrecondition, "MEMORY_SHARED"},
                 "save.changed_pages: the VM's memory is not private, there is nothing that it "
                 "changed since");
