@@ -150,6 +150,7 @@ class ClientImpl final : public Client {
   MAYFLY_UNARY(snapshots_, GetSnapshot)
   MAYFLY_UNARY(snapshots_, ListSnapshots)
   MAYFLY_UNARY(snapshots_, DeleteSnapshot)
+  MAYFLY_UNARY(snapshots_, RebaseSnapshot)
   MAYFLY_UNARY(snapshots_, VerifySnapshot)
   MAYFLY_UNARY(snapshots_, RestoreVm)
   MAYFLY_UNARY(templates_, PrepareTemplate)

@@ -66,6 +66,7 @@ class Client {
   virtual Result<v1::GetSnapshotResponse> call(const v1::GetSnapshotRequest& request) = 0;
   virtual Result<v1::ListSnapshotsResponse> call(const v1::ListSnapshotsRequest& request) = 0;
   virtual Result<v1::DeleteSnapshotResponse> call(const v1::DeleteSnapshotRequest& request) = 0;
+  virtual Result<v1::RebaseSnapshotResponse> call(const v1::RebaseSnapshotRequest& request) = 0;
   virtual Result<v1::VerifySnapshotResponse> call(const v1::VerifySnapshotRequest& request) = 0;
   virtual Result<v1::RestoreVmResponse> call(const v1::RestoreVmRequest& request) = 0;
   virtual Result<v1::PrepareTemplateResponse> call(const v1::PrepareTemplateRequest& request) = 0;

@@ -98,6 +98,7 @@ struct SnapshotFlags {
   std::string vm_id;
   std::string snapshot_id;
   bool diff = false;
+  bool state_only = false;
   bool stay_paused = false;
   bool caller_keeps_disks = false;
 };
@@ -107,9 +108,16 @@ struct TemplateFlags {
   std::string snapshot_id;
 };
 
+struct RebaseFlags {
+  std::string snapshot_id;
+  std::string onto_id;
+  bool full = false;
+  std::string new_snapshot_id;
+};
+
 /// Of VMs that go on from a snapshot, a template or a VM.
 struct RestoreFlags {
-  // Of /dev/vda, /dev/vdb, ...
+  // Of /dev/vda, /dev/vdb, ... or with that name and a `=` before it.
   std::vector<std::string> disks;
   std::optional<uint64_t> guest_cid;
   bool paused = false;
@@ -119,6 +127,7 @@ struct RestoreFlags {
   std::string template_id;
   // `restore` alone. The snapshot's, unless there is a template_id, and the VM's.
   std::vector<std::string> restore_ids;
+  std::string memory;
   bool verify_memory = false;
   std::string request_id;
   // `clone` alone: one of snapshot_id, template_id and source_vm_id.

@@ -31,6 +31,7 @@ struct Everything {
   RemoveFlags remove;
   SnapshotFlags snapshot;
   RestoreFlags restore;
+  RebaseFlags rebase;
   std::vector<std::string> snapshot_ids;
   TemplateFlags made_template;
   std::vector<std::string> template_ids;
@@ -234,6 +235,26 @@ void add_snapshot_id(CLI::App& app, Everything& all, const char* name, const cha
   });
 }
 
+void add_rebase(CLI::App& snapshot, Everything& all) {
+  CLI::App* command = snapshot.add_subcommand(
+      "rebase", "Merge a diff with snapshots that it stands on, so that it stands on fewer");
+  command->add_option("snapshot", all.rebase.snapshot_id, "the diff's id")->required();
+  CLI::Option* onto = command
+                          ->add_option("--onto", all.rebase.onto_id,
+                                       "one of those that it stands on, which it shall stand on "
+                                       "directly")
+                          ->type_name("ID");
+  command->add_flag("--full", all.rebase.full, "it shall stand on none (the default)")
+      ->excludes(onto);
+  command
+      ->add_option("--as", all.rebase.new_snapshot_id,
+                   "make another snapshot of it, and leave this one (default: replace it)")
+      ->type_name("NEW");
+  command->footer(
+      "  mayfly snapshot rebase later --full\n  mayfly snapshot rebase later --onto warm --as two");
+  command->callback([&] { all.action = [&] { return rebase_snapshot(all.global, all.rebase); }; });
+}
+
 void add_snapshot(CLI::App& app, Everything& all) {
   CLI::App* snapshot =
       app.add_subcommand("snapshot", "Save VMs, and look after what was saved of them");
@@ -245,9 +266,14 @@ void add_snapshot(CLI::App& app, Everything& all) {
       ->add_option("snapshot", all.snapshot.snapshot_id,
                    "the snapshot's id: [a-z0-9][a-z0-9-_.]{0,62}")
       ->required();
-  create_command->add_flag("--diff", all.snapshot.diff,
-                           "only what changed since the VM's first snapshot, or the one that it "
-                           "was restored from");
+  CLI::Option* diff = create_command->add_flag(
+      "--diff", all.snapshot.diff,
+      "only the memory that changed since the VM's first snapshot, or the one that it was restored "
+      "from");
+  create_command
+      ->add_flag("--state-only", all.snapshot.state_only,
+                 "without the memory, which is yours to keep: with --stay-paused")
+      ->excludes(diff);
   create_command->add_flag("--stay-paused", all.snapshot.stay_paused,
                            "leave the VM paused afterwards");
   create_command->add_flag("--caller-keeps-disks", all.snapshot.caller_keeps_disks,
@@ -262,6 +288,7 @@ void add_snapshot(CLI::App& app, Everything& all) {
                   inspect_snapshot);
   add_snapshot_id(*snapshot, all, "verify",
                   "Read every byte of a snapshot, and of those that it stands on", verify_snapshot);
+  add_rebase(*snapshot, all);
   CLI::App* delete_command = snapshot->add_subcommand("delete", "Remove snapshots");
   delete_command->add_option("snapshot", all.snapshot_ids, "the snapshots' ids")->required();
   delete_command->callback(
@@ -304,8 +331,11 @@ void add_template(CLI::App& app, Everything& all) {
 
 void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
   command->add_option("--template", flags.template_id, "go on from this template")->type_name("ID");
-  command->add_option("--disk", flags.disks, "a file for each of its disks, in their order")
-      ->type_name("IMG")
+  command
+      ->add_option("--disk", flags.disks,
+                   "a file for the next of its disks, or for the one named; needed for those that "
+                   "were not captured")
+      ->type_name("[vdX=]IMG")
       ->allow_extra_args(false);
   command->add_option("--guest-cid", flags.guest_cid, "its vsock address (default: a random one)");
   command->add_flag("--paused", flags.paused, "do not run it yet");
@@ -325,7 +355,11 @@ void add_restore_clone(CLI::App& app, Everything& all) {
       ->type_name("[SNAPSHOT] VM");
   add_restore_flags(restore_command, all.restore);
   restore_command->add_flag("--verify-memory", all.restore.verify_memory,
-                            "read all of the memory first");
+                            "read all of the memory, and of captured disks, first");
+  restore_command
+      ->add_option("--memory", all.restore.memory,
+                   "of a snapshot made with --state-only: a file with its memory")
+      ->type_name("FILE");
   restore_command->add_option("--request-id", all.restore.request_id,
                               "make repeating this very command harmless: same id, same answer");
   restore_command->footer(
@@ -341,7 +375,7 @@ void add_restore_clone(CLI::App& app, Everything& all) {
       ->type_name("ID");
   add_restore_flags(clone_command, all.restore);
   clone_command->add_flag("--caller-keeps-disks", all.restore.caller_keeps_disks,
-                          "what is on disks that the VM can write to is yours to copy");
+                          "disks that the VM can write to are not copied for the clones");
   clone_command->footer("  mayfly clone --snapshot warm a b c\n  mayfly clone --vm web a b c");
   clone_command->callback([&] { all.action = [&] { return clone(all.global, all.restore); }; });
 }

@@ -12,7 +12,9 @@ int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
   v1::CreateSnapshotRequest request;
   request.set_vm_id(flags.vm_id);
   request.set_snapshot_id(flags.snapshot_id);
-  request.set_kind(flags.diff ? v1::SNAPSHOT_KIND_DIFF : v1::SNAPSHOT_KIND_FULL);
+  request.set_kind(flags.diff         ? v1::SNAPSHOT_KIND_DIFF
+                   : flags.state_only ? v1::SNAPSHOT_KIND_STATE_ONLY
+                                      : v1::SNAPSHOT_KIND_FULL);
   request.set_stay_paused(flags.stay_paused);
   request.set_caller_keeps_disks(flags.caller_keeps_disks);
   const auto response = connect(global)->call(request);
@@ -56,6 +58,25 @@ int verify_snapshot(const GlobalFlags& global, const std::string& snapshot_id) {
   return 0;
 }
 
+int rebase_snapshot(const GlobalFlags& global, const RebaseFlags& flags) {
+  v1::RebaseSnapshotRequest request;
+  request.set_snapshot_id(flags.snapshot_id);
+  request.set_onto_id(flags.onto_id);
+  request.set_new_snapshot_id(flags.new_snapshot_id);
+  const auto response = connect(global)->call(request);
+  if (!response) return failed(global, response.error());
+  if (global.json) {
+    print_json(*response);
+    return 0;
+  }
+  const std::string& parent = response->snapshot().parent_id();
+  std::printf("%s: %d snapshots merged, %.1f MiB, %s%s\n",
+              response->snapshot().snapshot_id().c_str(), response->merged_ids_size(),
+              static_cast<double>(response->snapshot().stored_bytes()) / (1 << 20),
+              parent.empty() ? "a FULL" : "over ", parent.c_str());
+  return 0;
+}
+
 int delete_snapshots(const GlobalFlags& global, const std::vector<std::string>& snapshot_ids) {
   return delete_each(global, snapshot_ids, [](const std::string& id) {
     v1::DeleteSnapshotRequest request;
@@ -81,6 +102,7 @@ int restore(const GlobalFlags& global, const RestoreFlags& flags) {
   *request.mutable_overrides() = make_overrides(flags);
   request.set_start(!flags.paused);
   request.set_verify_memory(flags.verify_memory);
+  if (!flags.memory.empty()) request.set_memory_path(absolute(flags.memory));
   request.set_request_id(flags.request_id);
   return answer(global, connect(global)->call(request));
 }

@@ -15,6 +15,7 @@ int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags);
 int list_snapshots(const GlobalFlags& global);
 int inspect_snapshot(const GlobalFlags& global, const std::string& snapshot_id);
 int verify_snapshot(const GlobalFlags& global, const std::string& snapshot_id);
+int rebase_snapshot(const GlobalFlags& global, const RebaseFlags& flags);
 int delete_snapshots(const GlobalFlags& global, const std::vector<std::string>& snapshot_ids);
 int restore(const GlobalFlags& global, const RestoreFlags& flags);
 int clone(const GlobalFlags& global, const RestoreFlags& flags);

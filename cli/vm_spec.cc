@@ -10,11 +10,6 @@ namespace mayfly::cli {
 
 namespace {
 
-std::string absolute(const std::string& path) {
-  std::error_code error;
-  return path.empty() ? path : std::filesystem::absolute(path, error).string();
-}
-
 Result<std::string> default_file(const std::string& path, const char* flag, const char* script) {
   std::error_code error;
   if (std::filesystem::exists(path, error)) return path;
@@ -77,12 +72,22 @@ v1::ResourceLimits make_limits(const LimitFlags& flags) {
   return limits;
 }
 
+std::string absolute(const std::string& path) {
+  std::error_code error;
+  return path.empty() ? path : std::filesystem::absolute(path, error).string();
+}
+
 v1::RestoreOverrides make_overrides(const RestoreFlags& flags) {
   v1::RestoreOverrides overrides;
-  for (const std::string& path : flags.disks) {
+  uint32_t place = 0;
+  for (const std::string& text : flags.disks) {
+    // vdb=IMG, or the one that is next.
+    const bool named = text.size() > 4 && text.starts_with("vd") && text[2] >= 'a' &&
+                       text[2] <= 'z' && text[3] == '=';
+    if (named) place = static_cast<uint32_t>(text[2] - 'a');
     v1::DiskOverride* disk = overrides.add_disks();
-    disk->set_index(static_cast<uint32_t>(overrides.disks_size() - 1));
-    disk->set_path(absolute(path));
+    disk->set_index(place++);
+    disk->set_path(absolute(named ? text.substr(4) : text));
   }
   if (flags.guest_cid) overrides.set_guest_cid(*flags.guest_cid);
   *overrides.mutable_limits() = make_limits(flags.limits);

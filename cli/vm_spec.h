@@ -9,6 +9,8 @@
 #include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/vm.pb.h"
 
+#include <string>
+
 namespace mayfly::cli {
 
 /// The kernel defaults to the installation's, and so does the root image, read-only so that many
@@ -16,6 +18,9 @@ namespace mayfly::cli {
 Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installation);
 
 v1::ResourceLimits make_limits(const LimitFlags& flags);
+
+/// A path as the daemon takes it; an empty one stays so.
+std::string absolute(const std::string& path);
 
 /// Disks in their order, their paths made absolute.
 v1::RestoreOverrides make_overrides(const RestoreFlags& flags);

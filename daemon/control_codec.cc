@@ -135,7 +135,9 @@ ControlPacket encode_save(uint64_t id, const SaveParams& params) {
   request.set_id(id);
   control::Save& out = *request.mutable_save();
   out.set_state_fd(place(packet, params.state));
-  if (params.changed_pages) {
+  if (params.state_only) {
+    out.set_state_only(true);
+  } else if (params.changed_pages) {
     place(packet, *params.changed_pages, *out.mutable_changed_pages()->mutable_layer());
   } else {
     out.set_leave_memory(true);

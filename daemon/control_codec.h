@@ -93,7 +93,9 @@ struct ClaimParams {
 struct SaveParams {
   // Empty.
   FdRef state;
-  // Absent: the memory is left behind. Both files empty.
+  // The memory is left alone.
+  bool state_only = false;
+  // Absent, and not state_only: the memory is left behind. Both files empty.
   std::optional<LayerParams> changed_pages;
 };
 

@@ -31,6 +31,7 @@ v1::SnapshotKind to_proto(snapshot::Kind kind) {
     case snapshot::Kind::kDiff:
       return v1::SNAPSHOT_KIND_DIFF;
     case snapshot::Kind::kStateOnly:
+      return v1::SNAPSHOT_KIND_STATE_ONLY;
     case snapshot::Kind::kUnspecified:
       break;
   }
@@ -51,6 +52,7 @@ void to_proto(const snapshot::Manifest& in, v1::Snapshot* out) {
     added->set_size_bytes(disk.size_bytes);
     added->set_read_only(disk.read_only);
     added->set_serial(printable(disk.serial, kMaxSerialBytes));
+    added->set_captured(disk.captured);
   }
   v1::SnapshotHost* host = out->mutable_host();
   host->set_cpu_vendor(printable(in.host.cpu_vendor, snapshot::kVendorSize));
@@ -64,12 +66,13 @@ void to_proto(const snapshot::Manifest& in, v1::Snapshot* out) {
 
 Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in) {
   if (!v1::SnapshotKind_IsValid(in.kind())) {
-    return fail({Code::kInvalidArgument, "SNAPSHOT_KIND"}, "kind: %d is none of FULL, DIFF",
-                static_cast<int>(in.kind()));
+    return fail({Code::kInvalidArgument, "SNAPSHOT_KIND"},
+                "kind: %d is none of FULL, DIFF, STATE_ONLY", static_cast<int>(in.kind()));
   }
   return SnapshotRequest{.vm_id = in.vm_id(),
                          .snapshot_id = in.snapshot_id(),
                          .is_diff = in.kind() == v1::SNAPSHOT_KIND_DIFF,
+                         .is_state_only = in.kind() == v1::SNAPSHOT_KIND_STATE_ONLY,
                          .stay_paused = in.stay_paused(),
                          .caller_keeps_disks = in.caller_keeps_disks()};
 }
@@ -81,7 +84,14 @@ RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
           .overrides = from_proto(in.overrides()),
           .start = in.start(),
           .verify_memory = in.verify_memory(),
-          .request_id = in.request_id()};
+          .request_id = in.request_id(),
+          .memory_path = in.memory_path()};
+}
+
+RebasePlan from_proto(const v1::RebaseSnapshotRequest& in) {
+  return {.snapshot_id = in.snapshot_id(),
+          .onto_id = in.onto_id(),
+          .new_snapshot_id = in.new_snapshot_id()};
 }
 
 ClonePlan from_proto(const v1::CloneVmRequest& in) {

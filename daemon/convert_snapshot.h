@@ -14,6 +14,7 @@ namespace mayfly::daemon {
 
 Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in);
 RestoreVmPlan from_proto(const v1::RestoreVmRequest& in);
+RebasePlan from_proto(const v1::RebaseSnapshotRequest& in);
 ClonePlan from_proto(const v1::CloneVmRequest& in);
 void to_proto(const SnapshotView& in, v1::Snapshot* out);
 TemplateRequest from_proto(const v1::PrepareTemplateRequest& in);

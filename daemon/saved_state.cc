@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/saved_state.h"
 
-#include "daemon/vm_memory.h"
 #include "snapshot/state_codec.h"
 
 #include <algorithm>
@@ -30,18 +29,6 @@ bool has_rng(const snapshot::MachineState& state) {
 }
 
 }  // namespace
-
-Result<> check_saved_disks(const VmView& vm, bool caller_keeps_disks) {
-  const std::vector<const DiskSpec*> disks = all_disks(vm.spec);
-  for (size_t i = 0; i < disks.size() && !caller_keeps_disks; ++i) {
-    if (disks[i]->read_only) continue;
-    return fail({Code::kFailedPrecondition, "WRITABLE_DISK"},
-                "save %s: it can write to %s, %s, and what is on a disk is not saved; keep a copy "
-                "of it, made while the VM is paused, and say so with caller_keeps_disks",
-                vm.id.c_str(), disk_field(vm.spec, i).c_str(), disks[i]->path.c_str());
-  }
-  return {};
-}
 
 Result<snapshot::MachineState> read_saved_state(FdRef file, const VmSpec& spec) {
   const uint64_t size = TRY(file_size(file));
@@ -99,6 +86,20 @@ snapshot::MachineInfo machine_info(const VmSpec& spec, const std::string& cmdlin
   return machine;
 }
 
+Result<> mark_captured(std::span<const DiskCapture> captures, snapshot::MachineInfo& machine) {
+  for (const DiskCapture& capture : captures) {
+    snapshot::DiskInfo& disk = machine.disks[capture.place];
+    const uint64_t copied = TRY(file_size(capture.to));
+    if (disk.size_bytes != copied) {
+      return fail({Code::kUnavailable, "SAVED_STATE"},
+                  "state: the monitor says that disk %zu has %llu bytes, it has %llu",
+                  capture.place, static_cast<ull>(disk.size_bytes), static_cast<ull>(copied));
+    }
+    disk.captured = true;
+  }
+  return {};
+}
+
 Result<VmSpec> spec_of(const snapshot::MachineInfo& machine) {
   if (machine.memory_bytes % (uint64_t{1} << 20) != 0) {
     return fail({Code::kFailedPrecondition, "MEMORY_SIZE"},
@@ -116,7 +117,8 @@ Result<VmSpec> spec_of(const snapshot::MachineInfo& machine) {
                           .read_only = disk.read_only,
                           .serial = disk.serial,
                           .limits = {},
-                          .size_bytes = disk.size_bytes});
+                          .size_bytes = disk.size_bytes,
+                          .own = disk.captured});
   }
   return spec;
 }

@@ -6,17 +6,15 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "daemon/spec.h"
+#include "daemon/vm_memory.h"
 #include "daemon/vm_view.h"
 #include "snapshot/manifest.h"
 #include "snapshot/state.h"
 
+#include <span>
 #include <string>
 
 namespace mayfly::daemon {
-
-/// What is on a disk is not saved: FAILED_PRECONDITION WRITABLE_DISK for one that the VM can write
-/// to, unless the caller keeps what is on it.
-Result<> check_saved_disks(const VmView& vm, bool caller_keeps_disks);
 
 /// Reads the part `state`, and holds its vCPUs and disks against the VM's. UNAVAILABLE SAVED_STATE
 /// where they do not fit.
@@ -29,7 +27,12 @@ Result<Fd> state_file(const snapshot::MachineState& state);
 snapshot::MachineInfo machine_info(const VmSpec& spec, const std::string& cmdline,
                                    const snapshot::MachineState& state);
 
-/// The spec of a VM that goes on from such a machine; its disks have no paths yet.
+/// Says which disks were captured. UNAVAILABLE SAVED_STATE where the monitor has a disk's size
+/// wrong.
+Result<> mark_captured(std::span<const DiskCapture> captures, snapshot::MachineInfo& machine);
+
+/// The spec of a VM that goes on from such a machine; its disks have no paths yet, and those that
+/// were captured are its own.
 /// FAILED_PRECONDITION where this daemon makes no such VM.
 Result<VmSpec> spec_of(const snapshot::MachineInfo& machine);
 

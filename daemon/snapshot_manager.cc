@@ -36,6 +36,18 @@ Result<> check_base(FdRef store, const BaseSnapshot& base) {
   return {};
 }
 
+/// A part for each disk that the VM can write to.
+Result<std::vector<DiskCapture>> create_disks(const VmSpec& spec,
+                                              snapshot::SnapshotWriter& writer) {
+  std::vector<DiskCapture> captures;
+  const std::vector<const DiskSpec*> disks = all_disks(spec);
+  for (size_t place = 0; place < disks.size(); ++place) {
+    if (disks[place]->read_only) continue;
+    captures.push_back({.place = place, .to = TRY(writer.create_disk(place))});
+  }
+  return captures;
+}
+
 Result<BaseSnapshot> base_of(const Vm& vm) {
   auto base = vm.base();
   if (base) return *std::move(base);
@@ -51,58 +63,80 @@ Result<SnapshotOutcome> SnapshotManager::create(const SnapshotRequest& request, 
   TRY(validate_snapshot_id(request.snapshot_id));
   const VmPin vm = TRY(vms_.find(request.vm_id));
   const VmView view = TRY(vm->wait_created(call));
-  TRY(check_saved_disks(view, request.caller_keeps_disks));
   const FdRef directory = TRY(store_.directory());
   std::optional<SnapshotHold> hold;
   if (request.is_diff) {
-    const BaseSnapshot base = TRY(base_of(*vm));
-    hold.emplace(store_.hold(base.id));
-    TRY(check_base(directory, base));
+    hold.emplace(store_.hold(TRY(base_of(*vm)).id));
+    // Read again: until it was held it may have been rebased.
+    TRY(check_base(directory, TRY(base_of(*vm))));
   }
   auto writer =
       TRY(snapshot::SnapshotWriter::create({.store = directory, .name = request.snapshot_id}));
+  const std::vector<DiskCapture> disks = request.caller_keeps_disks
+                                             ? std::vector<DiskCapture>()
+                                             : TRY(create_disks(view.spec, writer));
   stopwatch.lap("prepare");
-  const SavedVm saved = TRY(vm->save({.stay_paused = request.stay_paused}, call, stopwatch));
+  const SavedVm saved = TRY(vm->save(
+      {.stay_paused = request.stay_paused, .disks = disks, .state_only = request.is_state_only},
+      call, stopwatch));
   const snapshot::Digest digest =
-      TRY(write(request, view, saved, {.writer = writer, .call = call}, stopwatch));
+      TRY(write(request, view, saved, {.writer = writer, .disks = disks, .call = call}, stopwatch));
   // What it left behind now, and goes on from, is what the snapshot has.
-  if (!saved.layer) vm->stands_on({.id = request.snapshot_id, .memory_digest = digest});
+  if (!saved.layer && !request.is_state_only)
+    vm->stands_on({.id = request.snapshot_id, .memory_digest = digest});
   return SnapshotOutcome{.snapshot = TRY(store_.get(request.snapshot_id)),
                          .vm = vm->view(),
                          .times = stopwatch.times(),
                          .stopped_us = saved.stopped_us};
 }
 
-Result<snapshot::Digest> SnapshotManager::write(const SnapshotRequest& request, const VmView& vm,
-                                                const SavedVm& saved, const Sink& sink,
-                                                Stopwatch& stopwatch) {
-  const snapshot::MachineState state = TRY(read_saved_state(saved.state.ref(), vm.spec));
-  const uint64_t memory_bytes = vm.spec.memory_mib << 20;
+Result<snapshot::Digest> SnapshotManager::write_saved_memory(
+    const SavedVm& saved, uint64_t memory_bytes, const std::optional<snapshot::Parent>& parent,
+    const Sink& sink) {
   SavedMemory memory = TRY(SavedMemory::open(saved, memory_bytes, sink.call));
-  std::optional<snapshot::Parent> parent;
-  if (request.is_diff) parent = {.id = saved.base->id, .memory_digest = saved.base->memory_digest};
   const auto written = TRY(snapshot::write_memory(
       {.file = TRY(sink.writer.create_part(snapshot::kMemoryName)),
        .ram = memory,
        .memory_bytes = memory_bytes,
        .parent_digest = parent ? parent->memory_digest : snapshot::Digest{},
        .dirty = parent ? memory.changed_pages() : std::span<const uint64_t>()}));
-  stopwatch.lap("memory");
   const snapshot::Sealed index = TRY(snapshot::encode_index(written.index));
   TRY(sink.writer.write_part(snapshot::kMemoryIndexName, index));
-  TRY(sink.writer.write_part(snapshot::kStateName, snapshot::encode_state(state)));
-  TRY(sink.writer.commit({.id = request.snapshot_id,
-                          .kind = parent ? snapshot::Kind::kDiff : snapshot::Kind::kFull,
-                          .parent = parent,
-                          .created_ns = static_cast<uint64_t>(unix_now_us()) * 1000,
-                          .machine = machine_info(vm.spec, vm.cmdline, state),
-                          .host = requirements_of(state, saved.tsc_khz),
-                          .parts = {}}));
-  stopwatch.lap("commit");
   return index.digest;
 }
 
-Result<VerifyOutcome> SnapshotManager::verify(const std::string& id) {
+Result<snapshot::Digest> SnapshotManager::write(const SnapshotRequest& request, const VmView& vm,
+                                                const SavedVm& saved, const Sink& sink,
+                                                Stopwatch& stopwatch) {
+  const snapshot::MachineState state = TRY(read_saved_state(saved.state.ref(), vm.spec));
+  snapshot::MachineInfo machine = machine_info(vm.spec, vm.cmdline, state);
+  TRY(mark_captured(sink.disks, machine));
+  std::optional<snapshot::Parent> parent;
+  if (request.is_diff) parent = {.id = saved.base->id, .memory_digest = saved.base->memory_digest};
+  snapshot::Digest digest;
+  if (!request.is_state_only) {
+    digest = TRY(write_saved_memory(saved, vm.spec.memory_mib << 20, parent, sink));
+    stopwatch.lap("memory");
+  }
+  if (!sink.disks.empty()) {
+    TRY(sink.writer.settle_disks([&] { return sink.call.check("reading the disks' copies"); }));
+    stopwatch.lap("disk-digests");
+  }
+  TRY(sink.writer.write_part(snapshot::kStateName, snapshot::encode_state(state)));
+  TRY(sink.writer.commit({.id = request.snapshot_id,
+                          .kind = request.is_state_only ? snapshot::Kind::kStateOnly
+                                  : parent              ? snapshot::Kind::kDiff
+                                                        : snapshot::Kind::kFull,
+                          .parent = parent,
+                          .created_ns = static_cast<uint64_t>(unix_now_us()) * 1000,
+                          .machine = std::move(machine),
+                          .host = requirements_of(state, saved.tsc_khz),
+                          .parts = {}}));
+  stopwatch.lap("commit");
+  return digest;
+}
+
+Result<VerifyOutcome> SnapshotManager::verify(const std::string& id, const Call& call) {
   Stopwatch stopwatch;
   TRY(validate_snapshot_id(id));
   SnapshotView view = TRY(store_.get(id));
@@ -111,6 +145,8 @@ Result<VerifyOutcome> SnapshotManager::verify(const std::string& id) {
   stopwatch.lap("open");
   TRY(chain.verify_memory());
   stopwatch.lap("memory");
+  TRY(chain.verify_disks([&] { return call.check("reading the disks"); }));
+  stopwatch.lap("disks");
   VerifyOutcome outcome{.snapshot = std::move(view), .verified_ids = {}, .times = {}};
   for (const snapshot::Snapshot& each : chain.snapshots()) {
     outcome.verified_ids.push_back(each.manifest().id);

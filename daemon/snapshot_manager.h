@@ -17,6 +17,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,7 +29,9 @@ inline constexpr size_t kMaxClones = 1000;
 struct SnapshotRequest {
   std::string vm_id = {};
   std::string snapshot_id = {};
+  // Neither: a FULL.
   bool is_diff = false;
+  bool is_state_only = false;
   bool stay_paused = false;
   bool caller_keeps_disks = false;
 };
@@ -70,6 +73,22 @@ struct RestoreVmPlan {
   bool start = false;
   bool verify_memory = false;
   std::string request_id = {};
+  // Of a STATE_ONLY: a file with its memory.
+  std::string memory_path = {};
+};
+
+struct RebasePlan {
+  std::string snapshot_id = {};
+  // One of those that it stands on, which it then stands on directly. Empty: on none.
+  std::string onto_id = {};
+  // Empty: in its place.
+  std::string new_snapshot_id = {};
+};
+
+struct RebaseOutcome {
+  SnapshotView snapshot;
+  std::vector<std::string> merged_ids = {};
+  PhaseTimes times;
 };
 
 struct CloneTarget {
@@ -112,7 +131,11 @@ class SnapshotManager {
     return store_.list(page_size, page_token);
   }
   Result<> remove(const std::string& id) { return store_.remove(id); }
-  Result<VerifyOutcome> verify(const std::string& id);
+  Result<VerifyOutcome> verify(const std::string& id, const Call& call = {});
+
+  /// Merges a DIFF with those that it stands on, in its place or as another. VMs that stand on one
+  /// that is replaced stand on the new one.
+  Result<RebaseOutcome> rebase(const RebasePlan& plan, const Call& call);
 
   /// Its memory is read, checked and kept; what it was made from may go afterwards.
   Result<TemplateOutcome> prepare_template(const TemplateRequest& request, const Call& call);
@@ -126,16 +149,22 @@ class SnapshotManager {
  private:
   /// Where VMs that go on from a snapshot have its memory.
   enum class MemoryPlace { kFile, kVerifiedFile, kResident };
-  Result<PreparedMachine> prepare_snapshot(const std::string& id, MemoryPlace place,
-                                           Stopwatch& stopwatch);
-  Result<PreparedMachine> prepare(const RestoreVmPlan& plan, Stopwatch& stopwatch);
+  Result<PreparedMachine> prepare_snapshot(const RestoreVmPlan& plan, MemoryPlace place,
+                                           const Call& call, Stopwatch& stopwatch);
+  Result<PreparedMachine> prepare(const RestoreVmPlan& plan, const Call& call,
+                                  Stopwatch& stopwatch);
   Result<PreparedMachine> prepare_vm(const ClonePlan& plan, const Call& call);
   /// Where a snapshot is written to, and who waits for it.
   struct Sink {
     snapshot::SnapshotWriter& writer;
+    std::span<const DiskCapture> disks;
     const Call& call;
   };
   /// The digest of the memory's index.
+  static Result<snapshot::Digest> write_saved_memory(const SavedVm& saved, uint64_t memory_bytes,
+                                                     const std::optional<snapshot::Parent>& parent,
+                                                     const Sink& sink);
+  /// The same; zeroes of a STATE_ONLY.
   Result<snapshot::Digest> write(const SnapshotRequest& request, const VmView& vm,
                                  const SavedVm& saved, const Sink& sink, Stopwatch& stopwatch);
   Result<> check_host(const snapshot::HostRequirements& needed);

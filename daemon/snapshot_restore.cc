@@ -7,6 +7,7 @@
 #include "daemon/saved_memory.h"
 #include "daemon/saved_state.h"
 #include "daemon/snapshot_manager.h"
+#include "snapshot/disk_file_sys.h"
 
 #include <algorithm>
 #include <atomic>
@@ -27,10 +28,30 @@ uint64_t fresh_guest_cid() {
   return kMinGuestCid + number % (kMaxGuestCid - kMinGuestCid + 1);
 }
 
-Result<> check_memory(const snapshot::Snapshot& newest) {
-  if (newest.manifest().kind != snapshot::Kind::kStateOnly) return {};
-  return fail({Code::kFailedPrecondition, "NO_MEMORY"}, "snapshot %s: is a STATE_ONLY",
-              newest.manifest().id.c_str());
+/// Of a STATE_ONLY, and of nothing else, the caller has the memory.
+Result<> check_memory(const snapshot::Snapshot& newest, const std::string& memory_path) {
+  const bool state_only = newest.manifest().kind == snapshot::Kind::kStateOnly;
+  if (state_only && memory_path.empty()) {
+    return fail({Code::kFailedPrecondition, "NO_MEMORY"},
+                "snapshot %s: is a STATE_ONLY, RestoreVm needs its memory in memory_path",
+                newest.manifest().id.c_str());
+  }
+  if (!state_only && !memory_path.empty()) {
+    return fail({Code::kInvalidArgument, "MEMORY_PATH"},
+                "memory_path: the snapshot %s is no STATE_ONLY, it has its memory",
+                newest.manifest().id.c_str());
+  }
+  return {};
+}
+
+/// What was captured, by place.
+Result<std::vector<Fd>> disks_of(const snapshot::Snapshot& snapshot) {
+  std::vector<Fd> disks;
+  for (size_t i = 0; i < snapshot.manifest().machine.disks.size(); ++i) {
+    const FdRef disk = snapshot.disk(i);
+    disks.push_back(disk.valid() ? TRY(Fd::duplicate(disk)) : Fd());
+  }
+  return disks;
 }
 
 Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
@@ -46,11 +67,14 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
                   "overrides.disks: index %u is there twice", disk.index);
     }
     given[disk.index] = true;
-    spec.disks[disk.index].path = disk.path;
-    spec.disks[disk.index].limits = disk.limits;
+    DiskSpec& there = spec.disks[disk.index];
+    there.limits = disk.limits;
+    if (there.own && disk.path.empty()) continue;
+    there.path = disk.path;
+    there.own = false;
   }
   for (size_t i = 0; i < spec.disks.size(); ++i) {
-    if (!spec.disks[i].path.empty() || given[i]) continue;
+    if (!spec.disks[i].path.empty() || spec.disks[i].own || given[i]) continue;
     return fail({Code::kInvalidArgument, "DISK_MISSING"},
                 "overrides.disks: no file for disk %zu, of %llu bytes, %s", i,
                 static_cast<unsigned long long>(spec.disks[i].size_bytes.value_or(0)),
@@ -69,43 +93,68 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
 
 }  // namespace
 
-Result<PreparedMachine> SnapshotManager::prepare_snapshot(const std::string& id, MemoryPlace place,
+Result<PreparedMachine> SnapshotManager::prepare_snapshot(const RestoreVmPlan& plan,
+                                                          MemoryPlace place, const Call& call,
                                                           Stopwatch& stopwatch) {
+  const std::string& id = plan.snapshot_id;
   TRY(validate_snapshot_id(id));
   const SnapshotHold hold = store_.hold(id);
   (void)TRY(store_.get(id));
-  const auto chain = TRY(snapshot::Chain::open(TRY(store_.directory()), id));
+  const FdRef directory = TRY(store_.directory());
+  const auto chain = TRY(snapshot::Chain::open(directory, id));
   const snapshot::Manifest& manifest = chain.newest().manifest();
   TRY(check_host(manifest.host));
   VmSpec spec = TRY(spec_of(manifest.machine));
   stopwatch.lap("open-snapshot");
-  TRY(check_memory(chain.newest()));
+  TRY(check_memory(chain.newest(), plan.memory_path));
   if (place == MemoryPlace::kVerifiedFile) {
     TRY(chain.verify_memory());
+    TRY(chain.newest().verify_disks([&] { return call.check("reading the disks"); }));
     stopwatch.lap("verify");
   }
+  if (place == MemoryPlace::kResident) {
+    TRY(chain.newest().verify_disks([&] { return call.check("reading the disks"); }));
+  }
   const bool in_one_file = chain.snapshots().size() == 1 && place != MemoryPlace::kResident;
-  Fd memory = in_one_file ? TRY(Fd::duplicate(chain.newest().memory())) : TRY(make_resident(chain));
+  Fd memory = !plan.memory_path.empty()
+                  ? TRY(open_memory_file(plan.memory_path, manifest.machine.memory_bytes))
+              : in_one_file ? TRY(Fd::duplicate(chain.newest().memory()))
+                            : TRY(make_resident(chain));
   stopwatch.lap("memory");
-  return PreparedMachine{
-      .source = {.state = TRY(state_file(chain.newest().state())),
-                 .memory = std::move(memory),
-                 .layers = {},
-                 .base = BaseSnapshot{.id = id, .memory_digest = chain.newest().index()->digest},
-                 .origin = id},
-      .spec = std::move(spec)};
+  std::optional<BaseSnapshot> base;
+  if (const auto& index = chain.newest().index()) {
+    base = BaseSnapshot{.id = id, .memory_digest = index->digest};
+  }
+  return PreparedMachine{.source = {.state = TRY(state_file(chain.newest().state())),
+                                    .memory = std::move(memory),
+                                    .layers = {},
+                                    .disks = TRY(disks_of(chain.newest())),
+                                    .disk_directory = directory,
+                                    .base = std::move(base),
+                                    .origin = id},
+                         .spec = std::move(spec)};
 }
 
 Result<PreparedMachine> SnapshotManager::prepare_vm(const ClonePlan& plan, const Call& call) {
   Stopwatch stopwatch;
   const VmPin vm = TRY(vms_.find(plan.source_vm_id));
   const VmView view = TRY(vm->wait_created(call));
-  TRY(check_saved_disks(view, plan.caller_keeps_disks));
-  SavedVm saved = TRY(vm->save({}, call, stopwatch));
+  const std::vector<const DiskSpec*> disks = all_disks(view.spec);
+  std::vector<Fd> copies(disks.size());
+  FdRef directory;
+  std::vector<DiskCapture> captures;
+  for (size_t i = 0; i < disks.size() && !plan.caller_keeps_disks; ++i) {
+    if (disks[i]->read_only) continue;
+    directory = TRY(store_.directory());
+    copies[i] = TRY(snapshot::nameless_file_in(directory));
+    captures.push_back({.place = i, .to = copies[i].ref()});
+  }
+  SavedVm saved = TRY(vm->save({.stay_paused = false, .disks = captures}, call, stopwatch));
   const snapshot::MachineState state = TRY(read_saved_state(saved.state.ref(), view.spec));
   TRY(SavedMemory::open(saved, view.spec.memory_mib << 20, call));
-  VmSpec spec = TRY(spec_of(machine_info(view.spec, view.cmdline, state)));
-  const std::vector<const DiskSpec*> disks = all_disks(view.spec);
+  snapshot::MachineInfo machine = machine_info(view.spec, view.cmdline, state);
+  TRY(mark_captured(captures, machine));
+  VmSpec spec = TRY(spec_of(machine));
   spec.debug_serial = view.spec.debug_serial;
   for (size_t i = 0; i < disks.size(); ++i) {
     if (disks[i]->read_only) spec.disks[i].path = disks[i]->path;
@@ -113,6 +162,8 @@ Result<PreparedMachine> SnapshotManager::prepare_vm(const ClonePlan& plan, const
   PreparedMachine prepared{.source = {.state = TRY(state_file(state)),
                                       .memory = std::move(saved.memory),
                                       .layers = {},
+                                      .disks = std::move(copies),
+                                      .disk_directory = directory,
                                       .base = std::move(saved.base),
                                       .origin = view.id},
                            .spec = std::move(spec)};
@@ -124,8 +175,8 @@ Result<TemplateOutcome> SnapshotManager::prepare_template(const TemplateRequest&
                                                           const Call& call) {
   Stopwatch stopwatch;
   const TemplateClaim claim = TRY(templates_.claim(request.template_id));
-  PreparedMachine machine =
-      TRY(prepare_snapshot(request.snapshot_id, MemoryPlace::kResident, stopwatch));
+  PreparedMachine machine = TRY(prepare_snapshot({.snapshot_id = request.snapshot_id},
+                                                 MemoryPlace::kResident, call, stopwatch));
   machine.source.template_id = request.template_id;
   TRY(call.check("preparing the template"));
   TemplateView view{.id = request.template_id,
@@ -137,11 +188,15 @@ Result<TemplateOutcome> SnapshotManager::prepare_template(const TemplateRequest&
                          .times = stopwatch.times()};
 }
 
-Result<PreparedMachine> SnapshotManager::prepare(const RestoreVmPlan& plan, Stopwatch& stopwatch) {
+Result<PreparedMachine> SnapshotManager::prepare(const RestoreVmPlan& plan, const Call& call,
+                                                 Stopwatch& stopwatch) {
+  if (!plan.template_id.empty() && !plan.memory_path.empty()) {
+    return fail({Code::kInvalidArgument, "MEMORY_PATH"},
+                "memory_path: the template %s has its memory", plan.template_id.c_str());
+  }
   if (!plan.template_id.empty()) return templates_.find(plan.template_id);
-  return prepare_snapshot(plan.snapshot_id,
-                          plan.verify_memory ? MemoryPlace::kVerifiedFile : MemoryPlace::kFile,
-                          stopwatch);
+  return prepare_snapshot(
+      plan, plan.verify_memory ? MemoryPlace::kVerifiedFile : MemoryPlace::kFile, call, stopwatch);
 }
 
 Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call& call) {
@@ -149,7 +204,7 @@ Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call
   TRY(vms_.check_new(plan.vm_id, plan.request_id));
   if (auto before = TRY(vms_.made_before(plan.vm_id, plan.request_id, call)))
     return *std::move(before);
-  const PreparedMachine prepared = TRY(prepare(plan, stopwatch));
+  const PreparedMachine prepared = TRY(prepare(plan, call, stopwatch));
   return vms_.restore({.vm_id = plan.vm_id,
                        .spec = TRY(apply(plan.overrides, prepared.spec)),
                        .start = plan.start,
@@ -172,7 +227,7 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
   const PreparedMachine prepared =
       !plan.source_vm_id.empty()
           ? TRY(prepare_vm(plan, call))
-          : TRY(prepare({.snapshot_id = plan.snapshot_id, .template_id = plan.template_id},
+          : TRY(prepare({.snapshot_id = plan.snapshot_id, .template_id = plan.template_id}, call,
                         ignored));
   const auto make = [&](const CloneTarget& target) -> Result<VmOutcome> {
     Stopwatch stopwatch;

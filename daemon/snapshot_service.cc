@@ -54,14 +54,26 @@ grpc::Status SnapshotServiceImpl::DeleteSnapshot(grpc::ServerContext*,
   return removed ? grpc::Status::OK : to_status(removed.error());
 }
 
-grpc::Status SnapshotServiceImpl::VerifySnapshot(grpc::ServerContext*,
+grpc::Status SnapshotServiceImpl::VerifySnapshot(grpc::ServerContext* context,
                                                  const v1::VerifySnapshotRequest* request,
                                                  v1::VerifySnapshotResponse* response) {
   CHECK_REQUEST(*request);
-  const auto outcome = manager_.verify(request->snapshot_id());
+  const auto outcome = manager_.verify(request->snapshot_id(), call_of(*context));
   if (!outcome) return to_status(outcome.error());
   to_proto(outcome->snapshot, response->mutable_snapshot());
   for (const std::string& id : outcome->verified_ids) response->add_verified_ids(id);
+  to_proto(outcome->times, response->mutable_times());
+  return grpc::Status::OK;
+}
+
+grpc::Status SnapshotServiceImpl::RebaseSnapshot(grpc::ServerContext* context,
+                                                 const v1::RebaseSnapshotRequest* request,
+                                                 v1::RebaseSnapshotResponse* response) {
+  CHECK_REQUEST(*request);
+  const auto outcome = manager_.rebase(from_proto(*request), call_of(*context));
+  if (!outcome) return to_status(outcome.error());
+  to_proto(outcome->snapshot, response->mutable_snapshot());
+  for (const std::string& id : outcome->merged_ids) response->add_merged_ids(id);
   to_proto(outcome->times, response->mutable_times());
   return grpc::Status::OK;
 }

@@ -155,16 +155,26 @@ Result<SnapshotPage> SnapshotStore::list(size_t page_size, const std::string& pa
   return page;
 }
 
-Result<> SnapshotStore::check_no_diffs(const std::string& id) {
+Result<> SnapshotStore::check_no_diffs(const char* what, const std::string& id) {
   for (const std::string& name : TRY(names())) {
     const auto view = view_of(directory_.ref(), name);
     if (!view || !view->manifest || !view->manifest->parent) continue;
     if (view->manifest->parent->id != id) continue;
     return fail({Code::kFailedPrecondition, "HAS_DIFFS"},
-                "delete %s: the snapshot %s stands on it; delete that one first", id.c_str(),
+                "%s %s: the snapshot %s stands on it; delete that one first", what, id.c_str(),
                 name.c_str());
   }
   return {};
+}
+
+Result<std::unique_lock<std::mutex>> SnapshotStore::lock_to_replace(const std::string& id) {
+  std::unique_lock lock(mutex_);
+  if (held_[id] > 1) {
+    return fail({Code::kFailedPrecondition, "SNAPSHOT_IN_USE"},
+                "replace %s: another call works with it at this moment", id.c_str());
+  }
+  TRY(check_no_diffs("replace", id));
+  return lock;
 }
 
 Result<> SnapshotStore::remove(const std::string& id) {
@@ -175,7 +185,7 @@ Result<> SnapshotStore::remove(const std::string& id) {
     return fail({Code::kFailedPrecondition, "SNAPSHOT_IN_USE"},
                 "delete %s: a call works with it at this moment", id.c_str());
   }
-  TRY(check_no_diffs(id));
+  TRY(check_no_diffs("delete", id));
   auto removed = snapshot::remove_snapshot(directory_.ref(), id);
   if (!removed && removed.error().code() == Code::kNotFound) return not_found(id);
   return removed;

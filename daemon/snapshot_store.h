@@ -65,6 +65,10 @@ class SnapshotStore {
   Result<SnapshotView> get(const std::string& id);
   /// In order of ids, damaged ones too.
   Result<SnapshotPage> list(size_t page_size, const std::string& page_token);
+  /// For who holds a snapshot and is about to put another in its place: while the lock is held
+  /// nobody begins to work with any. FAILED_PRECONDITION SNAPSHOT_IN_USE while another call holds
+  /// it, HAS_DIFFS where another snapshot stands on it.
+  Result<std::unique_lock<std::mutex>> lock_to_replace(const std::string& id);
   /// FAILED_PRECONDITION SNAPSHOT_IN_USE while it is held, HAS_DIFFS where another stands on it.
   Result<> remove(const std::string& id);
 
@@ -73,7 +77,7 @@ class SnapshotStore {
   explicit SnapshotStore(std::string path) : path_(std::move(path)) {}
   Result<bool> open_directory();
   Result<std::vector<std::string>> names();
-  Result<> check_no_diffs(const std::string& id);
+  Result<> check_no_diffs(const char* what, const std::string& id);
 
   const std::string path_;
   std::mutex mutex_;

@@ -45,7 +45,7 @@ Result<> validate_path(const char* field, const std::string& path) {
 }
 
 Result<> validate_disk(const char* field, const DiskSpec& disk) {
-  TRY(validate_path(format("%s.path", field).c_str(), disk.path));
+  if (!disk.own) TRY(validate_path(format("%s.path", field).c_str(), disk.path));
   if (disk.serial.size() > kMaxSerialBytes) {
     return fail({Code::kInvalidArgument, "DISK_SERIAL"},
                 "%s.serial: %zu bytes are above the limit of %zu", field, disk.serial.size(),
@@ -294,12 +294,24 @@ Result<SpecFiles> open_disks(const VmSpec& spec) {
   SpecFiles files;
   const std::vector<const DiskSpec*> disks = all_disks(spec);
   for (size_t i = 0; i < disks.size(); ++i) {
-    files.disks.push_back(TRY(open_disk(disk_field(spec, i).c_str(), *disks[i])));
+    files.disks.push_back(disks[i]->own ? Fd()
+                                        : TRY(open_disk(disk_field(spec, i).c_str(), *disks[i])));
     if (disks[i]->read_only) continue;
-    files.largest_writable_disk =
-        std::max(files.largest_writable_disk, TRY(file_size(files.disks.back().ref())));
+    files.largest_writable_disk = std::max(
+        files.largest_writable_disk, disks[i]->own ? disks[i]->size_bytes.value_or(0)
+                                                   : TRY(file_size(files.disks.back().ref())));
   }
   return files;
+}
+
+Result<Fd> open_memory_file(const std::string& path, uint64_t size_bytes) {
+  TRY(validate_path("memory_path", path));
+  Fd file = TRY(open_image("memory_path", path));
+  const uint64_t size = TRY(file_size(file.ref()));
+  if (size == size_bytes) return file;
+  return fail({Code::kFailedPrecondition, "MEMORY_MISMATCH"},
+              "memory_path: %s has %llu bytes, the saved VM's memory has %llu", path.c_str(),
+              static_cast<ull>(size), static_cast<ull>(size_bytes));
 }
 
 uint64_t host_memory_mib() {

@@ -35,6 +35,8 @@ struct DiskSpec {
   DiskLimits limits = {};
   // Of a saved VM: the file must have as many.
   std::optional<uint64_t> size_bytes = {};
+  // Made for the VM from what was captured: it has no path, and goes with the VM.
+  bool own = false;
 };
 
 struct VmSpec {
@@ -84,8 +86,11 @@ struct SpecFiles {
 /// Opens and checks every file of the spec. A disk is locked (flock: shared where read-only, else
 /// exclusive) for as long as its descriptor, the monitor's copy included, is open.
 Result<SpecFiles> open_files(const VmSpec& spec, const std::string& agent_initrd);
-/// The disks alone.
+/// The disks alone; one that is the VM's own is left to fill in.
 Result<SpecFiles> open_disks(const VmSpec& spec);
+
+/// A file with the memory of a saved VM: regular, and of `size_bytes`.
+Result<Fd> open_memory_file(const std::string& path, uint64_t size_bytes);
 
 /// The host's memory in MiB, from sysconf.
 uint64_t host_memory_mib();

@@ -9,9 +9,15 @@ namespace mayfly::daemon {
 namespace {
 
 Result<RestoreSource> duplicate(const RestoreSource& source) {
+  std::vector<Fd> disks;
+  for (const Fd& disk : source.disks) {
+    disks.push_back(disk.valid() ? TRY(Fd::duplicate(disk.ref())) : Fd());
+  }
   return RestoreSource{.state = TRY(Fd::duplicate(source.state.ref())),
                        .memory = TRY(Fd::duplicate(source.memory.ref())),
                        .layers = {},
+                       .disks = std::move(disks),
+                       .disk_directory = source.disk_directory,
                        .base = source.base,
                        .origin = source.origin,
                        .template_id = source.template_id};
@@ -64,6 +70,13 @@ Result<PreparedMachine> TemplateStore::find(const std::string& id) {
   const Entry* found = TRY(entry(id));
   return PreparedMachine{.source = TRY(duplicate(found->machine.source)),
                          .spec = found->machine.spec};
+}
+
+void TemplateStore::rebased(const BaseSnapshot& from, const snapshot::Digest& to) {
+  std::lock_guard lock(mutex_);
+  for (auto& [id, entry] : entries_) {
+    if (entry && entry->machine.source.base == from) entry->machine.source.base->memory_digest = to;
+  }
 }
 
 Result<TemplateView> TemplateStore::get(const std::string& id) {

@@ -68,6 +68,8 @@ class TemplateStore {
 
   /// With files of its own, so that it outlives its template.
   Result<PreparedMachine> find(const std::string& id);
+  /// The snapshot `from` has been rebased: the same memory has another digest.
+  void rebased(const BaseSnapshot& from, const snapshot::Digest& to);
   Result<TemplateView> get(const std::string& id);
   /// In order of ids.
   Result<TemplatePage> list(size_t page_size, const std::string& page_token);

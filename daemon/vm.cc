@@ -416,6 +416,7 @@ void Vm::on_monitor_end(MonitorEnd end) {
     exit_ = std::move(exit);
     busy_ = false;
     memory_.file.reset();
+    disks_.clear();
     // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one
     // that was.
     if (!published_) {

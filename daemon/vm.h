@@ -86,6 +86,8 @@ class Vm {
   Result<SavedVm> save(const SavePlan& plan, const Call& call, Stopwatch& stopwatch);
   /// What its memory stands on; none while it has left nothing behind that is in a snapshot.
   std::optional<BaseSnapshot> base() const;
+  /// The snapshot `from` has been rebased: the same memory has another digest.
+  void rebased(const BaseSnapshot& from, const snapshot::Digest& to);
   /// What the VM left behind in its first save() is now in this snapshot.
   void stands_on(BaseSnapshot base);
   /// Agent, then monitor, then SIGKILL. Only `call` can end it before the VM is STOPPED.
@@ -115,7 +117,8 @@ class Vm {
 
  private:
   struct Resources;
-  Result<> prepare(Resources& resources, const RestoreSource* source);
+  Result<> prepare(Resources& resources, const RestoreSource* source, const Call& call);
+  Result<> open_machine_files(Resources& resources, const RestoreSource* source, const Call& call);
   Result<> make_directory(Resources& resources);
   Result<> make_jail(const Resources& resources);
   ConfigureParams configure_params(const Resources& resources, bool start) const;
@@ -133,7 +136,11 @@ class Vm {
   Error stopped_error(const char* what) const;
   Result<> command(Command command, const char* what, VmState from, VmState to, const Call& call);
   Result<VmState> begin_save(const Call& call);
-  Result<SavedVm> save_stopped(VmState before, const Call& call, Stopwatch& stopwatch);
+  Result<SavedVm> save_stopped(const SavePlan& plan, VmState before, const Call& call,
+                               Stopwatch& stopwatch);
+  Result<> share_disks(const SavePlan& plan);
+  Result<> copy_disks(const SavePlan& plan, const Call& call);
+  Result<std::vector<WritableDisk>> writable_disks() const;
   Result<> check_guest_reachable() const;
   void set_state(VmState to);
   void on_changed(const Result<ControlReply>& reply, VmState from, VmState to);
@@ -170,8 +177,9 @@ class Vm {
   std::optional<GuestInfo> restored_guest_;
   std::optional<VmExit> exit_;
   PhaseTimes create_times_;
-  // Its file goes with the monitor.
+  // Their files go with the monitor.
   VmMemory memory_;
+  std::vector<WritableDisk> disks_;
 
   // Constant once launch() has begun to build.
   std::string restored_from_;

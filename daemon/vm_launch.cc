@@ -5,6 +5,7 @@
 #include "daemon/disk_limits.h"
 #include "daemon/random.h"
 #include "daemon/vm.h"
+#include "snapshot/disk_file_sys.h"
 #include "snapshot/state_codec.h"
 
 #include <algorithm>
@@ -45,7 +46,7 @@ std::string Vm::file_path(const char* name) const {
 Result<> Vm::launch(bool start, const RestoreSource* source, const Call& call,
                     Stopwatch& stopwatch) {
   Resources resources;
-  auto launched = prepare(resources, source);
+  auto launched = prepare(resources, source, call);
   if (launched) {
     stopwatch.lap("open");
     launched = make_jail(resources);
@@ -83,10 +84,44 @@ void Vm::publish(VmState state) {
   changed_.notify_all();
 }
 
-Result<> Vm::prepare(Resources& resources, const RestoreSource* source) {
+namespace {
+
+/// Copies of what was captured, each for this VM alone.
+Result<> make_own_disks(const VmSpec& spec, const RestoreSource& source, SpecFiles& files,
+                        const Call& call) {
+  const std::vector<const DiskSpec*> disks = all_disks(spec);
+  for (size_t i = 0; i < disks.size(); ++i) {
+    if (!disks[i]->own) continue;
+    Fd file = TRY(snapshot::nameless_file_in(source.disk_directory));
+    const auto copied =
+        snapshot::copy_disk(source.disks[i].ref(), file.ref(), disks[i]->size_bytes.value_or(0),
+                            [&] { return call.check("copying a disk"); });
+    if (!copied) return std::unexpected(Error(copied.error()).with_context(disk_field(spec, i)));
+    files.disks[i] = std::move(file);
+  }
+  return {};
+}
+
+Result<std::vector<WritableDisk>> writable(const VmSpec& spec, const SpecFiles& files) {
+  std::vector<WritableDisk> writable;
+  const std::vector<const DiskSpec*> disks = all_disks(spec);
+  for (size_t i = 0; i < disks.size(); ++i) {
+    if (disks[i]->read_only) continue;
+    const FdRef file = files.disks[i].ref();
+    writable.push_back(
+        {.place = i, .file = TRY(Fd::duplicate(file)), .size_bytes = TRY(file_size(file))});
+  }
+  return writable;
+}
+
+}  // namespace
+
+Result<> Vm::open_machine_files(Resources& resources, const RestoreSource* source,
+                                const Call& call) {
   resources.source = source;
   resources.files = source == nullptr ? TRY(open_files(spec_, environment_.agent_initrd))
                                       : TRY(open_disks(spec_));
+  if (source != nullptr) TRY(make_own_disks(spec_, *source, resources.files, call));
   auto kvm = Fd::open(environment_.kvm_path.c_str(), O_RDWR);
   if (!kvm) {
     return fail_errno({Code::kFailedPrecondition, "KVM_MISSING"}, kvm.error().os_errno(),
@@ -99,14 +134,19 @@ Result<> Vm::prepare(Resources& resources, const RestoreSource* source) {
                   .is_private = source != nullptr,
                   .is_sealed = source != nullptr,
                   .base = source == nullptr ? std::nullopt : source->base};
-  {
-    std::lock_guard lock(mutex_);
-    memory_ = std::move(memory);
-    if (source != nullptr) {
-      restored_from_ = source->origin;
-      template_id_ = source->template_id;
-    }
+  std::vector<WritableDisk> disks = TRY(writable(spec_, resources.files));
+  std::lock_guard lock(mutex_);
+  memory_ = std::move(memory);
+  disks_ = std::move(disks);
+  if (source != nullptr) {
+    restored_from_ = source->origin;
+    template_id_ = source->template_id;
   }
+  return {};
+}
+
+Result<> Vm::prepare(Resources& resources, const RestoreSource* source, const Call& call) {
+  TRY(open_machine_files(resources, source, call));
   TRY(make_directory(resources));
   console_ = TRY(Console::create(environment_.reactor, file_path("console"), spec_.console_kib));
   if (spec_.agent) {
@@ -242,6 +282,7 @@ void Vm::abandon() {
     launch_failed_ = true;
     published_ = true;
     memory_.file.reset();
+    disks_.clear();
   }
   changed_.notify_all();
 }

@@ -198,6 +198,10 @@ Result<VmView> VmManager::wait(const std::string& id, const WaitGoal& goal, cons
   return vm->wait(goal, call);
 }
 
+void VmManager::rebased(const BaseSnapshot& from, const snapshot::Digest& to) {
+  for (const VmPin& pin : registry_.list("", kMaxVms)) pin->rebased(from, to);
+}
+
 size_t VmManager::running_count() {
   size_t count = 0;
   for (const VmPin& pin : registry_.list("", kMaxVms))

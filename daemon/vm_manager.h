@@ -74,6 +74,9 @@ class VmManager {
   Result<VmPage> list(size_t page_size, const std::string& page_token);
   Result<VmView> wait(const std::string& id, const WaitGoal& goal, const Call& call);
 
+  /// Vm::rebased() of all of them.
+  void rebased(const BaseSnapshot& from, const snapshot::Digest& to);
+
   Result<VmPin> find(const std::string& id) { return registry_.find(id); }
   size_t vm_count() const { return registry_.size(); }
   size_t running_count();

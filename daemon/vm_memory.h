@@ -25,6 +25,8 @@ struct PageLayer {
 struct BaseSnapshot {
   std::string id;
   snapshot::Digest memory_digest;
+
+  friend bool operator==(const BaseSnapshot&, const BaseSnapshot&) = default;
 };
 
 /// Where a VM's memory is. While it is shared, `file` has all of it; afterwards the VM's own pages
@@ -37,6 +39,20 @@ struct VmMemory {
   std::optional<BaseSnapshot> base;
 };
 
+/// A disk that a VM can write to, as the very file that its monitor has.
+struct WritableDisk {
+  size_t place = 0;
+  Fd file;
+  uint64_t size_bytes = 0;
+};
+
+/// Where what is on a VM's disk, which it can write to, is copied to while the VM stands still.
+struct DiskCapture {
+  /// Its place: 0 is /dev/vda.
+  size_t place = 0;
+  FdRef to;
+};
+
 /// A machine to go on from; many VMs may do so at once.
 struct RestoreSource {
   /// The part `state`, as our own encoder wrote it.
@@ -44,6 +60,10 @@ struct RestoreSource {
   /// Nobody writes it any more.
   Fd memory;
   std::vector<PageLayer> layers;
+  /// What was on its disks, by place; invalid or not there where nothing was captured.
+  std::vector<Fd> disks;
+  /// Where a VM's own copies of them are made, without a name; outlives this.
+  FdRef disk_directory;
   std::optional<BaseSnapshot> base;
   /// For people: the snapshot's or the VM's id.
   std::string origin;
@@ -54,6 +74,9 @@ struct RestoreSource {
 struct SavePlan {
   /// The VM is PAUSED afterwards, also where it ran. After a failure it goes on as it was.
   bool stay_paused = false;
+  std::vector<DiskCapture> disks = {};
+  /// The memory is the caller's to keep: `memory` and `layer` of what is saved are not there.
+  bool state_only = false;
 };
 
 /// A saved VM. The state and the layer were written by its monitor: hostile, but nobody writes them

@@ -4,8 +4,10 @@
 // copies what has changed of it.
 #include "base/clock.h"
 #include "daemon/vm.h"
+#include "snapshot/disk_file_sys.h"
 #include "snapshot/manifest.h"
 
+#include <algorithm>
 #include <cerrno>
 
 #include <fcntl.h>
@@ -39,8 +41,14 @@ Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stop
   TRY(wait_created(call));
   const VmState before = TRY(begin_save(call));
   stopwatch.lap("queue");
+  auto shared = before == VmState::kRunning ? share_disks(plan) : Result<>();
+  if (!shared) {
+    release();
+    return std::unexpected(std::move(shared).error());
+  }
+  if (!plan.disks.empty()) stopwatch.lap("share-disks");
   const uint64_t stop_ns = monotonic_ns();
-  auto saved = save_stopped(before, call, stopwatch);
+  auto saved = save_stopped(plan, before, call, stopwatch);
   if (before == VmState::kRunning && (!saved || !plan.stay_paused)) {
     // The monitor answers in order: this one comes after whatever was given up above. It is sent
     // also where nobody waits for it any more.
@@ -68,10 +76,49 @@ Result<VmState> Vm::begin_save(const Call& call) {
   return state_;
 }
 
-Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& stopwatch) {
+Result<std::vector<WritableDisk>> Vm::writable_disks() const {
+  std::lock_guard lock(mutex_);
+  if (state_ == VmState::kStopped) return std::unexpected(stopped_error("save"));
+  std::vector<WritableDisk> disks;
+  for (const WritableDisk& disk : disks_) {
+    disks.push_back({.place = disk.place,
+                     .file = TRY(Fd::duplicate(disk.file.ref())),
+                     .size_bytes = disk.size_bytes});
+  }
+  return disks;
+}
+
+// While it runs: what this shares is thrown away, but writing out what was dirty is done then.
+Result<> Vm::share_disks(const SavePlan& plan) {
+  if (plan.disks.empty()) return {};
+  const std::vector<WritableDisk> disks = TRY(writable_disks());
+  for (const DiskCapture& capture : plan.disks) {
+    const auto disk = std::ranges::find(disks, capture.place, &WritableDisk::place);
+    TRY(snapshot::share_disk(disk->file.ref(), capture.to, disk->size_bytes));
+  }
+  return {};
+}
+
+// Its writes are done and in the page cache, from which a copy is made: nothing has to be synced.
+Result<> Vm::copy_disks(const SavePlan& plan, const Call& call) {
+  if (plan.disks.empty()) return {};
+  const std::vector<WritableDisk> disks = TRY(writable_disks());
+  for (const DiskCapture& capture : plan.disks) {
+    const auto disk = std::ranges::find(disks, capture.place, &WritableDisk::place);
+    const auto copied = snapshot::copy_disk(disk->file.ref(), capture.to, disk->size_bytes,
+                                            [&] { return call.check("copying a disk"); });
+    if (copied) continue;
+    return std::unexpected(Error(copied.error()).with_context(disk_field(spec_, capture.place)));
+  }
+  return {};
+}
+
+Result<SavedVm> Vm::save_stopped(const SavePlan& plan, VmState before, const Call& call,
+                                 Stopwatch& stopwatch) {
   SavedVm saved;
   saved.state = TRY(Fd::memfd("mayfly-state", 0));
-  SaveParams params{.state = saved.state.ref(), .changed_pages = std::nullopt};
+  SaveParams params{
+      .state = saved.state.ref(), .state_only = plan.state_only, .changed_pages = std::nullopt};
   bool sealed = false;
   {
     // Nobody but us changes it: we have claimed the VM. It goes when the VM ends.
@@ -80,17 +127,21 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
     saved.memory = TRY(Fd::duplicate(memory_.file.ref()));
     saved.base = memory_.base;
     sealed = memory_.is_sealed;
-    if (memory_.is_private) saved.layer = TRY(new_layer(spec_.memory_mib << 20));
+    if (memory_.is_private && !plan.state_only)
+      saved.layer = TRY(new_layer(spec_.memory_mib << 20));
   }
   if (saved.layer) {
     params.changed_pages = LayerParams{saved.layer->memory.ref(), saved.layer->pages.ref()};
   }
-  jail_->allow_saving(spec_.memory_mib);
+  if (!plan.state_only) jail_->allow_saving(spec_.memory_mib);
   if (before == VmState::kRunning) {
     TRY(command(Command::kPause, "pause", VmState::kRunning, VmState::kPaused, call));
     stopwatch.lap("pause");
   }
-  const bool leaves = !saved.layer;
+  // First: after a failure here the memory is as it was.
+  TRY(copy_disks(plan, call));
+  if (!plan.disks.empty()) stopwatch.lap("disks");
+  const bool leaves = !saved.layer && !plan.state_only;
   const ControlReply reply = TRY(monitor_->call(
       [&](uint64_t id) { return encode_save(id, params); }, call.at_most(kSaveLimit), "save",
       [this, leaves](const Result<ControlReply>& result) {
@@ -109,7 +160,7 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
     TRY(seal_memfd(saved.layer->memory.ref()));
     TRY(seal_memfd(saved.layer->pages.ref()));
   }
-  if (!sealed) {
+  if (!sealed && !plan.state_only) {
     TRY(seal_memfd(saved.memory.ref()));
     std::lock_guard lock(mutex_);
     memory_.is_sealed = true;
@@ -121,6 +172,11 @@ Result<SavedVm> Vm::save_stopped(VmState before, const Call& call, Stopwatch& st
 std::optional<BaseSnapshot> Vm::base() const {
   std::lock_guard lock(mutex_);
   return memory_.base;
+}
+
+void Vm::rebased(const BaseSnapshot& from, const snapshot::Digest& to) {
+  std::lock_guard lock(mutex_);
+  if (memory_.base == from) memory_.base->memory_digest = to;
 }
 
 void Vm::stands_on(BaseSnapshot base) {

@@ -31,6 +31,40 @@ Result<Snapshot> open_parent(FdRef store, const Snapshot& child) {
   return snapshot;
 }
 
+// A memory whose reader may be told to stop.
+class AskedMemory final : public RamSource {
+ public:
+  AskedMemory(LayeredMemory& memory, const GoOn& go_on) : memory_(memory), go_on_(go_on) {}
+  Result<> read(uint64_t offset, std::span<std::byte> out) override {
+    if (go_on_) TRY(go_on_());
+    return memory_.read(offset, out);
+  }
+  Result<uint64_t> next_data(uint64_t offset) override { return memory_.next_data(offset); }
+
+ private:
+  LayeredMemory& memory_;
+  const GoOn& go_on_;
+};
+
+// What is on a disk is the newest's alone.
+Result<> copy_disks(const Merge& what, SnapshotWriter& writer) {
+  const Snapshot& newest = what.chain.newest();
+  const std::vector<DiskInfo>& disks = newest.manifest().machine.disks;
+  for (size_t place = 0; place < disks.size(); ++place) {
+    if (!disks[place].captured) continue;
+    const FdRef file = TRY(writer.create_disk(place));
+    TRY(copy_disk(newest.disk(place), file, disks[place].size_bytes, what.go_on));
+  }
+  TRY(writer.settle_disks(what.go_on));
+  for (size_t place = 0; place < disks.size(); ++place) {
+    const std::string name = disk_name(place);
+    if (!disks[place].captured) continue;
+    if (writer.disk_digest(place) == newest.manifest().find(name)->digest) continue;
+    return fail({Code::kDataLoss, "DISK_DAMAGED"}, "%s: not as it was written", name.c_str());
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Chain> Chain::open(FdRef store, const std::string& name) {
@@ -63,6 +97,15 @@ Result<> Chain::verify_memory() const {
   return {};
 }
 
+Result<> Chain::verify_disks(const GoOn& go_on) const {
+  for (const Snapshot& snapshot : snapshots_) {
+    if (Result<> whole = snapshot.verify_disks(go_on); !whole) {
+      return std::unexpected(std::move(whole).error().with_context(snapshot.manifest().id));
+    }
+  }
+  return {};
+}
+
 Result<> merge(const Merge& what, SnapshotWriter& writer) {
   const auto& snapshots = what.chain.snapshots();
   if (what.count < 2 || what.count > snapshots.size()) {
@@ -79,9 +122,10 @@ Result<> merge(const Merge& what, SnapshotWriter& writer) {
 
   LayeredMemory memory = what.chain.memory(what.count);
   const std::vector<uint64_t> known = memory.known_pages();
+  AskedMemory asked(memory, what.go_on);
   const WrittenMemory written =
       TRY(write_memory({.file = TRY(writer.create_part(kMemoryName)),
-                        .ram = memory,
+                        .ram = asked,
                         .memory_bytes = memory.size(),
                         .parent_digest = lowest.parent ? lowest.parent->memory_digest : Digest{},
                         .dirty = known}));
@@ -90,7 +134,8 @@ Result<> merge(const Merge& what, SnapshotWriter& writer) {
   if (const auto& set = what.chain.newest().working_set()) {
     TRY(writer.write_part(kWorkingSetName, encode_working_set(*set)));
   }
-  return writer.commit(std::move(manifest));
+  TRY(copy_disks(what, writer));
+  return writer.commit(std::move(manifest), what.last_word);
 }
 
 }  // namespace mayfly::snapshot

@@ -35,6 +35,8 @@ class Chain {
 
   /// Every byte of every memory file.
   Result<> verify_memory() const;
+  /// Every byte of every captured disk.
+  Result<> verify_disks(const GoOn& go_on = nullptr) const;
 
  private:
   std::vector<Snapshot> snapshots_;
@@ -48,6 +50,10 @@ struct Merge {
   /// The new snapshot's.
   std::string id;
   uint64_t created_ns = 0;
+  /// Asked at each 2 MiB of memory and 8 MiB of disks; its error ends it.
+  GoOn go_on = nullptr;
+  /// SnapshotWriter::commit()'s.
+  GoOn last_word = nullptr;
 };
 
 /// Writes the newest snapshot anew, over fewer parents or none, into `writer`, and commits it. The

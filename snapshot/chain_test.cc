@@ -8,6 +8,8 @@
 
 #include <filesystem>
 
+#include <fcntl.h>
+
 namespace mayfly::snapshot {
 namespace {
 
@@ -86,6 +88,38 @@ TEST_CASE("merged into a full snapshot, the machine is the same and the parents 
   CHECK(flat.verify_memory().has_value());
   CHECK_EQ(encode_state(flat.state()).bytes, encode_state(testing::sample_state()).bytes);
   CHECK(memory_of(fd, "flat") == content_of(store.ram.ref()));
+}
+
+TEST_CASE("merged, a snapshot keeps what was on its newest's disks, or is refused") {
+  Store store;
+  const FdRef fd = store.directory.fd();
+  const Fd old_disk = testing::sample_disk(), disk = testing::sample_disk();
+  fill_page(disk.ref(), 7, 70);
+  const auto add = [&](const char* id, const char* parent, FdRef content) {
+    REQUIRE(write_sample(fd, {.id = id,
+                              .ram = store.ram.ref(),
+                              .parent = parent_of(fd, parent),
+                              .dirty = {},
+                              .disk = content})
+                .has_value());
+  };
+  add("four", "three", old_disk.ref());
+  add("five", "four", disk.ref());
+  REQUIRE(merge_into(fd, "five", 2, "both").has_value());
+  REQUIRE(merge_into(fd, "five", 6, "flat").has_value());
+  for (const char* name : {"both", "flat"}) {
+    const Snapshot merged = *Snapshot::open(fd, name);
+    REQUIRE(merged.verify_disks().has_value());
+    CHECK(content_of(merged.disk(1)) == content_of(disk.ref()));
+    CHECK_FALSE(merged.disk(0).valid());
+  }
+  CHECK(Chain::open(fd, "five")->verify_disks().has_value());
+  const Fd damaged = *Fd::open(store.directory.path("five/disk.1").c_str(), O_RDWR);
+  fill_page(damaged.ref(), 0, 99);
+  CHECK_EQ(merge_into(fd, "five", 2, "bad").error().reason(), "DISK_DAMAGED");
+  CHECK_EQ(Snapshot::open(fd, "bad").error().code(), Code::kNotFound);
+  // Those of its parents are not needed.
+  CHECK_EQ(Chain::open(fd, "five")->verify_disks().error().reason(), "DISK_DAMAGED");
 }
 
 TEST_CASE("the same memory merges to the same full snapshot as was taken at once") {

@@ -25,19 +25,21 @@ using testing::TempDirectory;
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFiles[] = {kManifestName, kStateName, kMemoryName, kMemoryIndexName,
-                                  kWorkingSetName};
+constexpr char kDiskName[] = "disk.1";
+constexpr const char* kFiles[] = {kManifestName,    kStateName,      kMemoryName,
+                                  kMemoryIndexName, kWorkingSetName, kDiskName};
 
 // All that a snapshot says, for comparison.
 struct Contents {
   std::string manifest, state, working_set;
-  std::vector<std::byte> memory;
+  std::vector<std::byte> memory, disk;
   friend bool operator==(const Contents&, const Contents&) = default;
 };
 
 Result<Contents> read_all(FdRef store) {
   const Snapshot snapshot = TRY(Snapshot::open(store, "snap"));
   TRY(snapshot.verify_memory());
+  TRY(snapshot.verify_disks());
   const Fd memfd = TRY(Fd::memfd("restored", kSampleBytes));
   TRY(LayeredMemory({snapshot.layer()}).apply_to(memfd.ref()));
   return Contents{.manifest = encode_manifest(snapshot.manifest()).bytes,
@@ -45,14 +47,17 @@ Result<Contents> read_all(FdRef store) {
                   .working_set = snapshot.working_set()
                                      ? encode_working_set(*snapshot.working_set()).bytes
                                      : "",
-                  .memory = testing::content_of(memfd.ref())};
+                  .memory = testing::content_of(memfd.ref()),
+                  .disk = testing::content_of(snapshot.disk(1))};
 }
 
 struct Scene {
   Scene() {
     const Fd ram = testing::sample_ram();
-    REQUIRE(testing::write_sample(store.fd(),
-                                  {.id = "snap", .ram = ram.ref(), .with_working_set = true})
+    const Fd disk = testing::sample_disk();
+    REQUIRE(testing::write_sample(
+                store.fd(),
+                {.id = "snap", .ram = ram.ref(), .with_working_set = true, .disk = disk.ref()})
                 .has_value());
     original = *read_all(store.fd());
   }
@@ -124,7 +129,7 @@ TEST_CASE("a file that is missing, moved, doubled or no file is refused") {
     fs::remove(path);
     fs::rename(kept, path);
   }
-  for (const char* extra : {"extra", "manifest~", ".hidden", "state.1"}) {
+  for (const char* extra : {"extra", "manifest~", ".hidden", "state.1", "disk.0", "disk.01"}) {
     fs::copy(scene.path(kStateName), scene.path(extra));
     CHECK(scene.refused());
     fs::remove(scene.path(extra));
@@ -135,13 +140,32 @@ TEST_CASE("a file that is missing, moved, doubled or no file is refused") {
   CHECK(scene.refused());
 }
 
+TEST_CASE("a disk is found damaged when it is read, also where nothing was stored") {
+  Scene scene;
+  const Fd disk = *Fd::open(scene.path(kDiskName).c_str(), O_RDWR);
+  const std::vector<std::byte> one(1, std::byte{1});
+  for (const uint64_t offset : {kDiskPieceBytes, 2 * kDiskPieceBytes + 9, uint64_t{8}}) {
+    std::array<std::byte, 1> was;
+    REQUIRE(pread_exact(disk.ref(), was, offset).has_value());
+    REQUIRE(write_at(disk.ref(), one, offset).has_value());
+    const auto snapshot = Snapshot::open(scene.store.fd(), "snap");
+    REQUIRE(snapshot.has_value());
+    CHECK_EQ(snapshot->verify_disks().error().reason(), "DISK_DAMAGED");
+    REQUIRE(write_at(disk.ref(), was, offset).has_value());
+  }
+  CHECK_FALSE(scene.refused());
+}
+
 TEST_CASE("parts of another snapshot are refused, whole as they are") {
   Scene scene;
   const TempDirectory other;
   const Fd ram = testing::sample_ram();
   testing::fill_page(ram.ref(), 4, 4);
-  REQUIRE(testing::write_sample(other.fd(), {.id = "other", .ram = ram.ref()}).has_value());
-  for (const char* name : {kManifestName, kMemoryName, kMemoryIndexName}) {
+  const Fd disk = testing::sample_disk();
+  testing::fill_page(disk.ref(), 4, 4);
+  REQUIRE(testing::write_sample(other.fd(), {.id = "other", .ram = ram.ref(), .disk = disk.ref()})
+              .has_value());
+  for (const char* name : {kManifestName, kMemoryName, kMemoryIndexName, kDiskName}) {
     const std::string kept = scene.store.path("kept");
     fs::rename(scene.path(name), kept);
     fs::copy(other.path(std::string("other/") + name), scene.path(name));

@@ -26,6 +26,7 @@ struct WireTable<snapshot::DiskInfo> {
     wire.number(1, "size_bytes", disk.size_bytes);
     wire.number(2, "read_only", disk.read_only);
     wire.text(3, "serial", disk.serial, snapshot::kMaxSerial);
+    wire.number(4, "captured", disk.captured);
   }
 };
 
@@ -64,7 +65,7 @@ struct WireTable<snapshot::Part> {
     wire.text(1, "name", part.name, snapshot::kMaxIdSize);
     wire.number(2, "size_bytes", part.size_bytes);
     wire.image(3, "digest", part.digest);
-    wire.choice(4, "encoding", part.encoding, snapshot::Encoding::kSparsePages);
+    wire.choice(4, "encoding", part.encoding, snapshot::Encoding::kSparseDisk);
   }
 };
 
@@ -105,11 +106,29 @@ constexpr PartRule kPartRules[] = {
     {kWorkingSetName, Encoding::kSealedMessage, always<kMaxWorkingSetBytes>, false, true},
 };
 
+// What an older program must not skip.
+uint16_t major_of(const Manifest& manifest) {
+  const bool disks = std::ranges::any_of(manifest.machine.disks, &DiskInfo::captured);
+  return disks ? kFormatMajorDisks : kFormatMajor;
+}
+
 std::unexpected<Error> bad(const char* what) {
   return fail({Code::kDataLoss, "MANIFEST_INVALID"}, "%s", what);
 }
 
-Result<> check_part(const Part& part, uint64_t memory_bytes) {
+// disk_name() backwards: which of the disks, if it is one.
+std::optional<size_t> disk_place(const std::string& name, size_t disks) {
+  for (size_t place = 0; place < disks; ++place) {
+    if (name == disk_name(place)) return place;
+  }
+  return std::nullopt;
+}
+
+Result<> check_part(const Part& part, const MachineInfo& machine) {
+  if (part.encoding == Encoding::kSparseDisk && disk_place(part.name, machine.disks.size())) {
+    return {};
+  }
+  const uint64_t memory_bytes = machine.memory_bytes;
   const auto* rule = std::ranges::find_if(
       kPartRules, [&](const PartRule& candidate) { return part.name == candidate.name; });
   if (rule == std::end(kPartRules) || part.encoding != rule->encoding) {
@@ -126,9 +145,31 @@ Result<> check_part(const Part& part, uint64_t memory_bytes) {
   return {};
 }
 
+Result<> check_disk_parts(const Manifest& manifest) {
+  const std::vector<DiskInfo>& disks = manifest.machine.disks;
+  for (size_t place = 0; place < disks.size(); ++place) {
+    const std::string name = disk_name(place);
+    const auto count = std::ranges::count(manifest.parts, name, &Part::name);
+    if (count != (disks[place].captured ? 1 : 0)) {
+      return fail({Code::kDataLoss, "MANIFEST_INVALID"}, "parts: %s is there %zu times",
+                  name.c_str(), static_cast<size_t>(count));
+    }
+    if (!disks[place].captured) continue;
+    const uint64_t bytes = disks[place].size_bytes;
+    if (bytes == 0 || bytes % kSectorBytes != 0 || bytes > kMaxDiskBytes ||
+        manifest.find(name)->size_bytes != bytes) {
+      return fail({Code::kDataLoss, "MANIFEST_INVALID"},
+                  "parts: %s of %llu bytes, for a disk of %llu", name.c_str(),
+                  static_cast<unsigned long long>(manifest.find(name)->size_bytes),
+                  static_cast<unsigned long long>(bytes));
+    }
+  }
+  return {};
+}
+
 Result<> check_parts(const Manifest& manifest) {
   for (const Part& part : manifest.parts) {
-    TRY(check_part(part, manifest.machine.memory_bytes));
+    TRY(check_part(part, manifest.machine));
   }
   const bool has_memory = manifest.kind != Kind::kStateOnly;
   for (const PartRule& rule : kPartRules) {
@@ -143,7 +184,7 @@ Result<> check_parts(const Manifest& manifest) {
   if (memory != nullptr && memory->size_bytes != manifest.machine.memory_bytes) {
     return bad("parts: memory is not of the machine's memory_bytes");
   }
-  return {};
+  return check_disk_parts(manifest);
 }
 
 Result<> check_machine(const MachineInfo& machine) {
@@ -183,9 +224,16 @@ Result<> check(const Manifest& manifest) {
 
 }  // namespace
 
-const Part* Manifest::find(const char* name) const {
+const Part* Manifest::find(const std::string& name) const {
   const auto it = std::ranges::find(parts, name, &Part::name);
   return it == parts.end() ? nullptr : &*it;
+}
+
+std::string disk_name(size_t place) { return format("disk.%zu", place); }
+
+bool is_part_name(const std::string& name) {
+  return name == kManifestName || disk_place(name, kMaxDisks) ||
+         std::ranges::find(kPartRules, name, &PartRule::name) != std::end(kPartRules);
 }
 
 bool valid_id(const std::string& id) {
@@ -196,7 +244,7 @@ bool valid_id(const std::string& id) {
 }
 
 Sealed encode_manifest(const Manifest& manifest) {
-  return seal(PartKind::kManifest, encode(manifest).bytes());
+  return seal(PartKind::kManifest, encode(manifest).bytes(), major_of(manifest));
 }
 
 Result<Manifest> decode_manifest(std::span<const std::byte> file) {
@@ -206,6 +254,9 @@ Result<Manifest> decode_manifest(std::span<const std::byte> file) {
     return damaged(decoded.error());
   }
   TRY(check(manifest));
+  if (unsealed.major < major_of(manifest)) {
+    return bad("disks: captured, in a format version that knows no such");
+  }
   return manifest;
 }
 

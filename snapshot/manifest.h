@@ -26,7 +26,9 @@ inline constexpr size_t kMaxIdSize = 64;
 inline constexpr size_t kMaxCommandLine = 64 << 10;
 inline constexpr size_t kMaxDisks = 32;
 inline constexpr size_t kMaxSerial = 20;
-inline constexpr size_t kMaxParts = 8;
+inline constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 44;
+inline constexpr uint64_t kSectorBytes = 512;
+inline constexpr size_t kMaxParts = 8 + kMaxDisks;
 
 // The files of a snapshot.
 inline constexpr char kManifestName[] = "manifest";
@@ -34,9 +36,13 @@ inline constexpr char kStateName[] = "state";
 inline constexpr char kMemoryName[] = "memory";
 inline constexpr char kMemoryIndexName[] = "memory.index";
 inline constexpr char kWorkingSetName[] = "working_set";
+/// "disk.0" and so on, by the disk's place in the machine.
+std::string disk_name(size_t place);
+/// Whether any snapshot has such a file.
+bool is_part_name(const std::string& name);
 
 enum class Kind : uint8_t { kUnspecified, kFull, kDiff, kStateOnly };
-enum class Encoding : uint8_t { kUnspecified, kSealedMessage, kSparsePages };
+enum class Encoding : uint8_t { kUnspecified, kSealedMessage, kSparsePages, kSparseDisk };
 
 struct Parent {
   std::string id;
@@ -50,6 +56,8 @@ struct DiskInfo {
   uint64_t size_bytes = 0;
   bool read_only = false;
   std::string serial;
+  /// What was on it is in the part disk_name().
+  bool captured = false;
 
   friend bool operator==(const DiskInfo&, const DiskInfo&) = default;
 };
@@ -70,7 +78,7 @@ struct MachineInfo {
 struct Part {
   std::string name;
   uint64_t size_bytes = 0;
-  /// Zeroes for memory, whose digests are in the index.
+  /// Zeroes for memory, whose digests are in the index; of a disk, digest_disk()'s.
   Digest digest;
   Encoding encoding = Encoding::kUnspecified;
 
@@ -87,7 +95,7 @@ struct Manifest {
   std::vector<Part> parts;
 
   /// The part of that name, or null.
-  const Part* find(const char* name) const;
+  const Part* find(const std::string& name) const;
 };
 
 /// [A-Za-z0-9_.-], not '.' first, at most kMaxIdSize: fit to be a file's name.
@@ -96,7 +104,8 @@ bool valid_id(const std::string& id);
 Sealed encode_manifest(const Manifest& manifest);
 
 /// Hostile bytes: the whole file. What it returns is whole: the parts that its kind has, each once,
-/// sizes inside their limits; a parent for a DIFF and for nothing else.
+/// sizes inside their limits; a parent for a DIFF and for nothing else; a part for each captured
+/// disk.
 Result<Manifest> decode_manifest(std::span<const std::byte> file);
 
 }  // namespace mayfly::snapshot

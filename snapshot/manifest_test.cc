@@ -50,6 +50,16 @@ Manifest whole() {
   return manifest;
 }
 
+// The same with a disk that was captured.
+Manifest with_disk() {
+  Manifest manifest = whole();
+  manifest.machine.disks.push_back(
+      {.size_bytes = 1 << 20, .read_only = false, .serial = {}, .captured = true});
+  manifest.parts.push_back(
+      {.name = "disk.1", .size_bytes = 1 << 20, .digest = {}, .encoding = Encoding::kSparseDisk});
+  return manifest;
+}
+
 state::Manifest as_library(const Manifest& manifest) {
   state::Manifest message;
   REQUIRE(message.ParseFromString(payload_of(encode_manifest(manifest))));
@@ -77,6 +87,13 @@ TEST_CASE("the protobuf library and the table agree on a manifest") {
   REQUIRE_EQ(message.parts_size(), 4);
   CHECK_EQ(message.parts(1).encoding(), state::SPARSE_PAGES);
   CHECK_EQ(message.SerializeAsString(), payload_of(encode_manifest(whole())));
+
+  const state::Manifest disks = as_library(with_disk());
+  CHECK_FALSE(disks.machine().disks(0).captured());
+  CHECK(disks.machine().disks(1).captured());
+  CHECK_EQ(disks.parts(4).name(), "disk.1");
+  CHECK_EQ(disks.parts(4).encoding(), state::SPARSE_DISK);
+  CHECK_EQ(disks.SerializeAsString(), payload_of(encode_manifest(with_disk())));
 
   const auto read = decode_manifest(bytes_of(encode_manifest(whole()).bytes));
   REQUIRE(read.has_value());
@@ -135,6 +152,60 @@ TEST_CASE("a manifest that cannot be is refused by the field's name") {
   refused("PART_UNKNOWN", "parts", [](auto& m) { m.mutable_parts(0)->set_name("/etc/passwd"); });
   refused("PART_UNKNOWN", "parts",
           [](auto& m) { m.mutable_parts(0)->set_encoding(state::SPARSE_PAGES); });
+}
+
+TEST_CASE("a snapshot is of version 2 when it has disks, and of version 1 otherwise") {
+  const auto major = [](const Manifest& manifest) { return encode_manifest(manifest).bytes[8]; };
+  CHECK_EQ(major(whole()), 1);
+  CHECK_EQ(major(with_disk()), 2);
+  const auto read = decode_manifest(bytes_of(encode_manifest(with_disk()).bytes));
+  REQUIRE(read.has_value());
+  CHECK(read->machine == with_disk().machine);
+  CHECK(read->parts == with_disk().parts);
+  // A version 1 that has what it cannot have, and versions that are still to come.
+  const std::string payload = payload_of(encode_manifest(with_disk()));
+  const auto reason = [&](PartKind kind, uint16_t version) {
+    const Sealed file = seal(kind, bytes_of(payload), version);
+    return std::string(kind == PartKind::kManifest
+                           ? decode_manifest(bytes_of(file.bytes)).error().reason()
+                           : decode_state(bytes_of(file.bytes)).error().reason());
+  };
+  CHECK_EQ(reason(PartKind::kManifest, 1), "MANIFEST_INVALID");
+  CHECK_EQ(reason(PartKind::kManifest, 3), "FORMAT_VERSION");
+  CHECK_EQ(reason(PartKind::kManifest, 0), "FORMAT_VERSION");
+  CHECK_EQ(reason(PartKind::kState, 2), "FORMAT_VERSION");
+}
+
+TEST_CASE("a manifest whose disks and parts do not fit is refused") {
+  const auto refuses = [](const char* words, auto change) {
+    Manifest manifest = with_disk();
+    change(manifest);
+    const auto read = decode_manifest(bytes_of(encode_manifest(manifest).bytes));
+    REQUIRE_FALSE(read.has_value());
+    INFO(read.error().describe());
+    CHECK_NE(read.error().message().find(words), std::string::npos);
+  };
+  refuses("disk.1 is there 0 times", [](Manifest& m) { m.parts.pop_back(); });
+  refuses("disk.1 is there 2 times", [](Manifest& m) { m.parts.push_back(m.parts.back()); });
+  refuses("disk.0 is there 0 times", [](Manifest& m) { m.machine.disks[0].captured = true; });
+  refuses("disk.1 is there 1 times", [](Manifest& m) {
+    m.machine.disks[1].captured = false;
+    m.machine.disks[0].captured = true;
+    m.parts.push_back(m.parts.back());
+    m.parts.back().name = "disk.0";
+    m.parts.back().size_bytes = m.machine.disks[0].size_bytes;
+  });
+  refuses("parts", [](Manifest& m) { m.parts.back().name = "disk.2"; });
+  refuses("parts", [](Manifest& m) { m.parts.back().name = "disk.01"; });
+  refuses("parts", [](Manifest& m) { m.parts.back().encoding = Encoding::kSparsePages; });
+  refuses("parts", [](Manifest& m) { m.parts[0].encoding = Encoding::kSparseDisk; });
+  refuses("for a disk of 1048576", [](Manifest& m) { m.parts.back().size_bytes = 512; });
+  for (const uint64_t bytes : {uint64_t{0}, uint64_t{513}, kMaxDiskBytes + 512}) {
+    refuses("disk.1", [bytes](Manifest& m) {
+      m.machine.disks[1].size_bytes = bytes;
+      m.parts.back().size_bytes = bytes;
+    });
+  }
 }
 
 TEST_CASE("the protobuf library and the table agree on a memory index") {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parts of a snapshot from anybody who may write its directory. The first byte chooses the part
-// and whether the rest is the file or a payload, which is then sealed: behind the digest is where a
-// damaged file never comes, and a forged one does.
+// The parts of a snapshot from anybody who may write its directory. The first byte chooses the
+// part, and whether the rest is the file or a payload, which is then sealed as of version 1 or 2:
+// behind the digest is where a damaged file never comes, and a forged one does.
 #include "snapshot/manifest.h"
 #include "snapshot/memory_index.h"
 #include "snapshot/state_codec.h"
@@ -68,7 +68,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if ((data[0] & 4) != 0) {
     read_part(part, rest);
   } else {
-    read_part(part, bytes_of(seal(part, rest)));
+    const uint16_t major = (data[0] & 8) != 0 ? kFormatMajorDisks : kFormatMajor;
+    read_part(part, bytes_of(seal(part, rest, major)));
   }
   return 0;
 }

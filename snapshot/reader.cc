@@ -15,7 +15,7 @@ namespace {
 // The directory holds what the manifest says and nothing else.
 Result<> check_names(FdRef directory, const Manifest& manifest) {
   for (const std::string& name : TRY(list_names(directory, kMaxParts + 1))) {
-    if (name != kManifestName && manifest.find(name.c_str()) == nullptr) {
+    if (name != kManifestName && manifest.find(name) == nullptr) {
       return fail({Code::kDataLoss, "PART_UNEXPECTED"},
                   "the directory has a file that the manifest does not name");
     }
@@ -85,6 +85,12 @@ Result<> Snapshot::read_parts(FdRef directory) {
   // decode_manifest() has seen to it that the parts of its kind are there.
   state_ = TRY(read_sealed(directory, *manifest_.find(kStateName), PartKind::kState, decode_state));
   if (manifest_.kind != Kind::kStateOnly) TRY(read_memory_parts(directory));
+  for (size_t place = 0; place < manifest_.machine.disks.size(); ++place) {
+    const DiskInfo& disk = manifest_.machine.disks[place];
+    disks_.push_back(disk.captured
+                         ? TRY(open_part_at(directory, disk_name(place).c_str(), disk.size_bytes))
+                         : Fd());
+  }
   return {};
 }
 
@@ -132,6 +138,17 @@ Result<> Snapshot::check_agreement() const {
 MemoryLayer Snapshot::layer() const {
   CHECK(index_.has_value());
   return {memory_.ref(), &index_->index};
+}
+
+Result<> Snapshot::verify_disks(const GoOn& go_on) const {
+  for (size_t place = 0; place < disks_.size(); ++place) {
+    if (!disks_[place].valid()) continue;
+    const std::string name = disk_name(place);
+    if (TRY(digest_disk(disks_[place].ref(), go_on)) != manifest_.find(name)->digest) {
+      return fail({Code::kDataLoss, "DISK_DAMAGED"}, "%s: not as it was written", name.c_str());
+    }
+  }
+  return {};
 }
 
 Result<> Snapshot::verify_memory() const {

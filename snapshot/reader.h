@@ -6,7 +6,8 @@
 // ...); kNotFound is none. docs/snapshots.md has the format.
 //
 // open() is the fast check: the list of files, their kinds and sizes, and every part but the memory
-// itself, whole. verify_memory() reads that too; LayeredMemory checks what it hands out.
+// itself and what was on disks, whole. verify_memory() and verify_disks() read those too;
+// LayeredMemory checks what it hands out.
 //
 // The files must not be written while a Snapshot is open. What was read is a copy; a memory file
 // that changes is found out where it is read through LayeredMemory, and not where it is mapped.
@@ -14,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "snapshot/disk_file_sys.h"
 #include "snapshot/manifest.h"
 #include "snapshot/memory_file.h"
 #include "snapshot/memory_index.h"
@@ -22,6 +24,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace mayfly::snapshot {
 
@@ -45,8 +48,14 @@ class Snapshot {
   /// The memory as a layer; not of a STATE_ONLY. The snapshot outlives it and does not move.
   MemoryLayer layer() const;
 
+  /// What was on the disk at this place of the machine, read-only; invalid where that was not
+  /// captured.
+  FdRef disk(size_t place) const { return disks_[place].ref(); }
+
   /// Every byte of the memory file. A STATE_ONLY has none.
   Result<> verify_memory() const;
+  /// Every byte of the captured disks: kDataLoss DISK_DAMAGED.
+  Result<> verify_disks(const GoOn& go_on = nullptr) const;
 
  private:
   Snapshot() = default;
@@ -59,6 +68,8 @@ class Snapshot {
   std::optional<ReadIndex> index_;
   std::optional<WorkingSet> working_set_;
   Fd memory_;
+  // One for each of the machine's.
+  std::vector<Fd> disks_;
 };
 
 }  // namespace mayfly::snapshot

@@ -28,10 +28,11 @@ Result<> check(const Header& header, PartKind part, size_t rest) {
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) {
     return damage("does not begin as a part of a snapshot");
   }
-  if (header.major != kFormatMajor) {
+  const uint16_t newest = part == PartKind::kManifest ? kFormatMajorDisks : kFormatMajor;
+  if (header.major < kFormatMajor || header.major > newest) {
     return fail({Code::kFailedPrecondition, "FORMAT_VERSION"},
-                "is of format version %u.%u; this program reads version %u", header.major,
-                header.minor, kFormatMajor);
+                "is of format version %u.%u; this program reads versions up to %u", header.major,
+                header.minor, newest);
   }
   if (header.part != static_cast<uint32_t>(part)) {
     return fail({Code::kDataLoss, "PART_DAMAGED"}, "is part %u of a snapshot, where %u belongs",
@@ -58,9 +59,9 @@ Result<> check(const Header& header, PartKind part, size_t rest) {
 
 }  // namespace
 
-Sealed seal(PartKind part, std::span<const std::byte> payload) {
+Sealed seal(PartKind part, std::span<const std::byte> payload, uint16_t major) {
   Header header = {.magic = {},
-                   .major = kFormatMajor,
+                   .major = major,
                    .minor = kFormatMinor,
                    .part = static_cast<uint32_t>(part),
                    .header_bytes = sizeof(Header),
@@ -92,7 +93,7 @@ Result<Unsealed> unseal(PartKind part, std::span<const std::byte> file) {
   if (digest_of(header, payload) != header.digest) {
     return damage("the content does not match its digest");
   }
-  return Unsealed{payload, header.digest};
+  return Unsealed{payload, header.digest, header.major};
 }
 
 std::unexpected<Error> damaged(const Error& error) {

@@ -20,6 +20,8 @@ namespace mayfly::snapshot {
 
 inline constexpr uint16_t kFormatMajor = 1;
 inline constexpr uint16_t kFormatMinor = 0;
+/// Of a manifest that names captured disks. The other parts have had one form only.
+inline constexpr uint16_t kFormatMajorDisks = 2;
 
 /// Which file of a snapshot this is.
 enum class PartKind : uint32_t { kManifest = 1, kState = 2, kMemoryIndex = 3, kWorkingSet = 4 };
@@ -49,12 +51,13 @@ struct Sealed {
 };
 
 /// The file that holds `payload`.
-Sealed seal(PartKind part, std::span<const std::byte> payload);
+Sealed seal(PartKind part, std::span<const std::byte> payload, uint16_t major = kFormatMajor);
 
 struct Unsealed {
   /// Into the bytes that were given.
   std::span<const std::byte> payload;
   Digest digest;
+  uint16_t major = kFormatMajor;
 };
 
 /// Checks the whole file, whose bytes are hostile. kDataLoss PART_DAMAGED, or kFailedPrecondition

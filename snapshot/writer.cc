@@ -41,14 +41,9 @@ Result<> check_name(const std::string& name) {
 
 // Good enough to be replaced or removed, damaged or not: a manifest, and no file that is not ours.
 Result<> check_is_snapshot(FdRef store, const std::string& name) {
-  constexpr const char* kNames[] = {kManifestName, kStateName, kMemoryName, kMemoryIndexName,
-                                    kWorkingSetName};
   const Fd directory = TRY(open_directory_at(store, name.c_str()));
-  const auto names = list_names(directory.ref(), std::size(kNames));
-  const auto known = [&](const std::string& file) {
-    return std::ranges::find(kNames, file) != std::end(kNames);
-  };
-  if (!names || !std::ranges::all_of(*names, known) ||
+  const auto names = list_names(directory.ref(), kMaxParts + 1);
+  if (!names || !std::ranges::all_of(*names, is_part_name) ||
       std::ranges::find(*names, kManifestName) == names->end()) {
     return fail({Code::kFailedPrecondition, "NOT_A_SNAPSHOT"},
                 "%s: is not a snapshot's directory, and is left alone", name.c_str());
@@ -56,7 +51,7 @@ Result<> check_is_snapshot(FdRef store, const std::string& name) {
   return {};
 }
 
-// Memory is not sealed.
+// Memory and disks are not sealed.
 std::optional<PartKind> sealed_kind(const std::string& name) {
   if (name == kStateName) return PartKind::kState;
   if (name == kMemoryIndexName) return PartKind::kMemoryIndex;
@@ -102,7 +97,8 @@ SnapshotWriter::SnapshotWriter(SnapshotWriter&& other) noexcept
     : target_(std::move(other.target_)),
       temporary_(std::exchange(other.temporary_, {})),
       directory_(std::move(other.directory_)),
-      files_(std::move(other.files_)) {}
+      files_(std::move(other.files_)),
+      disk_digests_(std::move(other.disk_digests_)) {}
 
 SnapshotWriter::~SnapshotWriter() {
   // What cannot be removed now is for sweep().
@@ -125,6 +121,23 @@ Result<> SnapshotWriter::write_part(const char* name, const Sealed& part) {
   return write_at(file, std::as_bytes(std::span(part.bytes)), 0);
 }
 
+Result<FdRef> SnapshotWriter::create_disk(size_t place) {
+  const std::string name = disk_name(place);
+  const FdRef file = TRY(create_part(name.c_str()));
+  disk_digests_.emplace(name, Digest{});
+  return file;
+}
+
+Result<> SnapshotWriter::settle_disks(const GoOn& go_on) {
+  for (const auto& [name, file] : files_) {
+    const auto digest = disk_digests_.find(name);
+    if (digest == disk_digests_.end()) continue;
+    step("settle disk");
+    digest->second = TRY(settle_disk(file.ref(), go_on));
+  }
+  return {};
+}
+
 Result<std::vector<Part>> SnapshotWriter::describe_parts() const {
   std::vector<Part> parts;
   for (const auto& [name, file] : files_) {
@@ -132,6 +145,10 @@ Result<std::vector<Part>> SnapshotWriter::describe_parts() const {
               .size_bytes = TRY(file_size(file.ref())),
               .digest = {},
               .encoding = Encoding::kSparsePages};
+    if (const auto disk = disk_digests_.find(name); disk != disk_digests_.end()) {
+      part.digest = disk->second;
+      part.encoding = Encoding::kSparseDisk;
+    }
     if (const auto kind = sealed_kind(name)) {
       const auto bytes = TRY(read_part_at(directory_.ref(), name.c_str(), kMaxIndexBytes));
       part.digest = TRY(unseal(*kind, bytes)).digest;
@@ -167,12 +184,13 @@ Result<> SnapshotWriter::move_into_place() {
   return {};
 }
 
-Result<> SnapshotWriter::commit(Manifest manifest) {
+Result<> SnapshotWriter::commit(Manifest manifest, const std::function<Result<>()>& last_word) {
   manifest.parts = TRY(describe_parts());
   TRY(write_part(kManifestName, encode_manifest(manifest)));
   // What the reader would refuse is not worth keeping.
   TRY(Snapshot::open(directory_.ref()));
   TRY(sync_parts());
+  if (last_word) TRY(last_word());
   TRY(move_into_place());
   step("sync store");
   const Result<> synced = sync_file(target_.store, "the store");

@@ -12,9 +12,12 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "snapshot/disk_file_sys.h"
 #include "snapshot/manifest.h"
 #include "snapshot/sealed.h"
 
+#include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,10 +52,18 @@ class SnapshotWriter {
   /// The same, and writes it.
   Result<> write_part(const char* name, const Sealed& part);
 
+  /// Creates the file for what was on the disk at `place` of the machine: copy_disk() fills it.
+  Result<FdRef> create_disk(size_t place);
+  /// When all of them are filled: reads them, for their digests, and gives zeroes back.
+  Result<> settle_disks(const GoOn& go_on);
+  /// Of a settled one.
+  Digest disk_digest(size_t place) const { return disk_digests_.at(disk_name(place)); }
+
   /// Puts the snapshot in place. `manifest.parts` is filled in here, from the files. After an error
   /// nothing has changed, but for one of the last sync (SNAPSHOT_IO), after which the snapshot is
   /// in place and may be gone again if the machine loses power.
-  Result<> commit(Manifest manifest);
+  /// `last_word` is asked right before that, when all is written and synced; its error ends it.
+  Result<> commit(Manifest manifest, const std::function<Result<>()>& last_word = nullptr);
 
  private:
   explicit SnapshotWriter(Target target) : target_(std::move(target)) {}
@@ -65,6 +76,7 @@ class SnapshotWriter {
   std::string temporary_;  // empty: there is nothing to remove
   Fd directory_;
   std::vector<std::pair<std::string, Fd>> files_;
+  std::map<std::string, Digest> disk_digests_;
 };
 
 /// Removes a snapshot in one step: after a crash it is there whole or not at all. kNotFound where

@@ -34,7 +34,7 @@ Found what_is_in(FdRef store, const Digest& old_memory) {
   if (!snapshot) {
     return snapshot.error().code() == Code::kNotFound ? Found::kNothing : Found::kBroken;
   }
-  if (!snapshot->verify_memory()) return Found::kBroken;
+  if (!snapshot->verify_memory() || !snapshot->verify_disks()) return Found::kBroken;
   return snapshot->index()->digest == old_memory ? Found::kOld : Found::kNew;
 }
 
@@ -56,11 +56,13 @@ struct Scene {
     auto where = target(store.fd(), if_exists);
     where.before_step = before_step;
     SnapshotWriter writer = TRY(SnapshotWriter::create(where));
-    return write_sample(writer, {.id = "snap", .ram = new_ram.ref(), .with_working_set = true});
+    return write_sample(
+        writer, {.id = "snap", .ram = new_ram.ref(), .with_working_set = true, .disk = disk.ref()});
   }
 
   TempDirectory store;
   Fd old_ram, new_ram;
+  Fd disk = testing::sample_disk();
   Digest old_memory;
 };
 
@@ -194,7 +196,7 @@ TEST_CASE("a writer killed before any step leaves the old snapshot, the new one,
       CHECK_EQ(what_is_in(scene.store.fd(), scene.old_memory), found);
     }
     std::printf("%d steps: %d left what was there, %d the new one\n", at - 1, old_seen, new_seen);
-    CHECK_GE(old_seen, 15);
+    CHECK_GE(old_seen, 18);
     CHECK_GE(new_seen, 2);
   }
 }
@@ -212,6 +214,7 @@ TEST_CASE("a disk that is full at any page leaves what was there before") {
     return;
   }
   const Fd ram = sample_ram();
+  const Fd disk = testing::sample_disk();
   for (const bool with_old : {false, true}) {
     size_t failures = 0;
     for (size_t pages = with_old ? 18 : 1;; ++pages) {
@@ -235,8 +238,9 @@ TEST_CASE("a disk that is full at any page leaves what was there before") {
         auto writer = SnapshotWriter::create(target(store.ref(), IfExists::kReplace));
         const Fd fresh = sample_ram();
         testing::fill_page(fresh.ref(), 300, 99);
-        const Result<> written = writer ? write_sample(*writer, {.id = "snap", .ram = fresh.ref()})
-                                        : std::unexpected(writer.error());
+        const Result<> written =
+            writer ? write_sample(*writer, {.id = "snap", .ram = fresh.ref(), .disk = disk.ref()})
+                   : std::unexpected(writer.error());
         INFO("with " << pages << " pages");
         done = written.has_value();
         if (!done) {

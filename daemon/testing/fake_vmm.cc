@@ -15,8 +15,8 @@
 //   standard error fake.flood_agent      the agent says Hello for ever
 //   fake.denied=THREAD    reports a denied call 257 of that thread, and ends by SIGSYS
 //   fake.sigsys           ends by SIGSYS without a report
-//   fake.save=HOW         answers Save with an `error`, saves a `bad_state` or a `bad_layer`, or
-//   does not `leave` the
+//   fake.save=HOW         answers Save with an `error`, saves a `bad_state`, `bad_disk` or
+//   `bad_layer`, or does not `leave` the
 //                         memory that it says it has left
 //   fake.refuse_restore   a Configure with `restore` is answered with FAILED_PRECONDITION
 //   STATE_KIND fake.no_reseed        a restored guest's agent does not answer Restored
@@ -323,9 +323,19 @@ class FakeMonitor {
     snapshot::MachineState state;
     state.vcpus.resize(how == "bad_state" ? 2 : configure_.vcpu_count());
     for (snapshot::Vcpu& vcpu : state.vcpus) vcpu.cpuid.count = 1;
+    for (const control::Disk& disk : configure_.disks()) {
+      const uint64_t bytes = how == "bad_disk" ? 512 : *file_size(fds_.at(disk.fd()).ref());
+      snapshot::Device device;
+      device.transport.device_type = 2;
+      device.device = virtio::blk::State{
+          .capacity_sectors = bytes / 512, .read_only = disk.read_only(), .serial = {}};
+      state.devices.push_back(device);
+    }
     const std::string part = snapshot::encode_state(state).bytes;
     (void)write_all(fds.at(save.state_fd()).ref(), std::as_bytes(std::span(part)));
-    if (save.has_changed_pages()) {
+    if (save.state_only()) {
+      // What it has is the caller's to keep.
+    } else if (save.has_changed_pages()) {
       const control::Layer& layer = save.changed_pages().layer();
       const uint64_t pages = configure_.memory_bytes() / 4096;
       ::ftruncate(fds.at(layer.memory_fd()).number(), configure_.memory_bytes());

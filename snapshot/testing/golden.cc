@@ -4,7 +4,8 @@
 namespace mayfly::snapshot::testing {
 
 std::vector<Golden> golden_snapshots() {
-  return {{"base", {0, 511, 512, kSamplePages - 1}}, {"diff", {0, 600}}};
+  const std::vector<uint64_t> pages = {0, 511, 512, kSamplePages - 1};
+  return {{"base", pages}, {"diff", {0, 600}}, {"disks", pages, 2}};
 }
 
 Fd golden_base_ram() {
@@ -26,10 +27,12 @@ Fd golden_diff_ram() {
 Result<> write_golden(FdRef store) {
   TRY(write_sample(store,
                    {.id = "base", .ram = golden_base_ram().ref(), .with_working_set = true}));
-  return write_sample(store, {.id = "diff",
-                              .ram = golden_diff_ram().ref(),
-                              .parent = parent_of(store, "base"),
-                              .dirty = {0, 511, 600}});
+  TRY(write_sample(store, {.id = "diff",
+                           .ram = golden_diff_ram().ref(),
+                           .parent = parent_of(store, "base"),
+                           .dirty = {0, 511, 600}}));
+  return write_sample(store,
+                      {.id = "disks", .ram = golden_base_ram().ref(), .disk = sample_disk().ref()});
 }
 
 }  // namespace mayfly::snapshot::testing

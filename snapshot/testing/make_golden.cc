@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // usage: make_golden DIRECTORY
-// Writes the golden snapshots as testdata keeps them. For a new major version's folder.
+// Writes the golden snapshots as testdata keeps them, all versions' into one folder: for a new
+// major version's.
 #include "snapshot/files.h"
 #include "snapshot/testing/golden.h"
 

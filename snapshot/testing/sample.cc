@@ -177,6 +177,17 @@ Fd sample_ram() {
   return ram;
 }
 
+Fd sample_disk() {
+  Fd disk = MUST(Fd::memfd("disk", kSampleDiskBytes));  // small
+  const std::vector<std::byte> zeroes(kDiskPieceBytes);
+  CHECK(write_at(disk.ref(), zeroes, kDiskPieceBytes).has_value());
+  fill_page(disk.ref(), 0, 21);
+  fill_page(disk.ref(), 3 * kDiskPieceBytes / kPageBytes + 5, 22);
+  const std::vector<std::byte> sector(kSectorBytes, std::byte{0x5a});
+  CHECK(write_at(disk.ref(), sector, kSampleDiskBytes - kSectorBytes).has_value());
+  return disk;
+}
+
 std::vector<std::byte> content_of(FdRef ram) {
   std::vector<std::byte> bytes(MUST(file_size(ram)));  // a memfd
   CHECK(pread_exact(ram, bytes, 0).has_value());
@@ -205,6 +216,12 @@ Result<> write_sample(SnapshotWriter& writer, const Recipe& recipe) {
   TRY(writer.write_part(kStateName, encode_state(sample_state())));
   if (recipe.with_working_set) {
     TRY(writer.write_part(kWorkingSetName, encode_working_set(sample_working_set())));
+  }
+  if (recipe.disk.valid()) {
+    manifest.machine.disks.push_back(
+        {.size_bytes = kSampleDiskBytes, .read_only = false, .serial = {}, .captured = true});
+    TRY(copy_disk(recipe.disk, TRY(writer.create_disk(1)), kSampleDiskBytes, nullptr));
+    TRY(writer.settle_disks(nullptr));
   }
   return writer.commit(std::move(manifest));
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/fd.h"
+#include "snapshot/disk_file_sys.h"
 #include "snapshot/manifest.h"
 #include "snapshot/memory_file.h"
 #include "snapshot/state.h"
@@ -46,6 +47,10 @@ Manifest sample_manifest(const std::string& id);
 HostDescription sample_host();
 WorkingSet sample_working_set();
 
+/// A disk of five pieces and a sector: some zero and stored, some holes, the last sector written.
+inline constexpr uint64_t kSampleDiskBytes = 5 * kDiskPieceBytes + kSectorBytes;
+Fd sample_disk();
+
 /// Page `page`'s content is made from `seed`; 0 makes it zero.
 void fill_page(FdRef ram, uint64_t page, uint8_t seed);
 /// kSampleBytes with some pages in each chunk, also the first and the last.
@@ -61,6 +66,8 @@ struct Recipe {
   std::optional<Parent> parent = {};
   std::vector<uint64_t> dirty = {};
   bool with_working_set = false;
+  /// A second disk, and what is on it.
+  FdRef disk = {};
 };
 Result<> write_sample(SnapshotWriter& writer, const Recipe& recipe);
 Result<> write_sample(FdRef store, const Recipe& recipe);

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 import time
 
 import harness
@@ -90,6 +91,34 @@ class LinuxSnapshotTest(harness.Case):
         self.assertEqual(self.guest("vm-3", BOOT), booted)
         verified = self.daemon.api.VerifySnapshot(snapshot_pb.VerifySnapshotRequest(snapshot_id="s-2"))
         self.assertEqual(list(verified.verified_ids), ["s-2", "s-1", "s-0"])
+
+    def test_a_file_system_that_is_mounted_and_written_goes_along_with_its_memory(self):
+        disk = self.file("data.img", size=DISK_BYTES)
+        subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+        self.boot("vm-0", disks=[vm_pb.Disk(path=str(disk))])
+        self.guest("vm-0", "mkdir -p /tmp/data && mount -t ext4 /dev/vdb /tmp/data")
+        for cycle, kind in enumerate((FULL, DIFF)):
+            here, there = f"vm-{cycle}", f"vm-{cycle + 1}"
+            # Half of it is on the disk, half of it in the guest's memory only.
+            sums = self.guest(here, f"cd /tmp/data && head -c 1000000 /dev/urandom > old.{cycle} && sync && "
+                                    f"head -c 1000000 /dev/urandom > new.{cycle} && sha256sum *.*")
+            response = self.save(here, f"s-{cycle}", kind)
+            self.assertEqual([each.captured for each in response.snapshot.disks], [False, True])
+            # What is written after the save is on the one's disk alone.
+            self.guest(here, "echo later > /tmp/data/later && sync")
+            self.restore(f"s-{cycle}", there)
+            self.guest(there, "sync; echo 3 > /proc/sys/vm/drop_caches")
+            self.assertEqual(self.guest(there, "cd /tmp/data && sha256sum *.*"), sums)
+            self.assertEqual(self.guest(there, "ls /tmp/data/later 2>/dev/null || echo none"), "none\n")
+            self.daemon.delete(here)
+        self.clone(["fork-0", "fork-1"], source_vm_id="vm-2")
+        for vm_id in ("fork-0", "fork-1", "vm-2"):
+            self.guest(vm_id, f"echo {vm_id} > /tmp/data/who && sync && echo 3 > /proc/sys/vm/drop_caches")
+        for vm_id in ("fork-0", "fork-1", "vm-2"):
+            self.assertEqual(self.guest(vm_id, "cat /tmp/data/who; cd /tmp/data && sha256sum *.*"), f"{vm_id}\n{sums}")
+            self.guest(vm_id, "umount /tmp/data && mount -t ext4 /dev/vdb /tmp/data && cat /tmp/data/who")
+        verified = self.daemon.api.VerifySnapshot(snapshot_pb.VerifySnapshotRequest(snapshot_id="s-1"))
+        self.assertEqual(list(verified.verified_ids), ["s-1", "s-0"])
 
     def test_clones_answer_each_as_one_of_its_own(self):
         self.boot("source")
