@@ -98,7 +98,8 @@ SnapshotWriter::SnapshotWriter(SnapshotWriter&& other) noexcept
       temporary_(std::exchange(other.temporary_, {})),
       directory_(std::move(other.directory_)),
       files_(std::move(other.files_)),
-      disk_digests_(std::move(other.disk_digests_)) {}
+      disk_digests_(std::move(other.disk_digests_)),
+      linked_(std::move(other.linked_)) {}
 
 SnapshotWriter::~SnapshotWriter() {
   // What cannot be removed now is for sweep().
@@ -138,9 +139,26 @@ Result<> SnapshotWriter::settle_disks(const GoOn& go_on) {
   return {};
 }
 
+Result<> SnapshotWriter::link_part(FdRef directory, const Part& part) {
+  step("link part");
+  const char* name = part.name.c_str();
+  if (::linkat(directory.number(), name, directory_.ref().number(), name, 0) != 0) {
+    return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "%s: link", name);
+  }
+  const int file = ::openat(directory_.ref().number(), name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (file < 0) return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "%s: open", name);
+  files_.emplace_back(name, Fd(file));
+  linked_.emplace(name, part);
+  return {};
+}
+
 Result<std::vector<Part>> SnapshotWriter::describe_parts() const {
   std::vector<Part> parts;
   for (const auto& [name, file] : files_) {
+    if (const auto linked = linked_.find(name); linked != linked_.end()) {
+      parts.push_back(linked->second);
+      continue;
+    }
     Part part{.name = name,
               .size_bytes = TRY(file_size(file.ref())),
               .digest = {},

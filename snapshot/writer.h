@@ -58,6 +58,8 @@ class SnapshotWriter {
   Result<> settle_disks(const GoOn& go_on);
   /// Of a settled one.
   Digest disk_digest(size_t place) const { return disk_digests_.at(disk_name(place)); }
+  /// Takes a part over as it is, from a snapshot on the same file system: both have the one file.
+  Result<> link_part(FdRef directory, const Part& part);
 
   /// Puts the snapshot in place. `manifest.parts` is filled in here, from the files. After an error
   /// nothing has changed, but for one of the last sync (SNAPSHOT_IO), after which the snapshot is
@@ -77,6 +79,8 @@ class SnapshotWriter {
   Fd directory_;
   std::vector<std::pair<std::string, Fd>> files_;
   std::map<std::string, Digest> disk_digests_;
+  // What another snapshot's manifest says of them.
+  std::map<std::string, Part> linked_;
 };
 
 /// Removes a snapshot in one step: after a crash it is there whole or not at all. kNotFound where
