@@ -20,10 +20,8 @@ Result<> add_working_set(FdRef store, const std::string& name, const WorkingSet&
                 static_cast<unsigned long long>(manifest.machine.memory_bytes),
                 static_cast<unsigned long long>(set.memory_bytes));
   }
-  auto writer = TRY(SnapshotWriter::create({.store = store,
-                                            .name = name,
-                                            .if_exists = IfExists::kReplace,
-                                            .before_step = before_step}));
+  auto writer = TRY(SnapshotWriter::create(
+      {.store = store, .name = name, .if_exists = IfExists::kReplace, .before_step = before_step}));
   for (const Part& part : manifest.parts) {
     if (part.name == kWorkingSetName) continue;
     TRY(writer.link_part(directory.ref(), part));

@@ -14,8 +14,8 @@
 namespace mayfly::snapshot {
 
 /// Nobody may open or remove the snapshot meanwhile. After an error it is as it was, but for one of
-/// the last sync (SNAPSHOT_IO). kFailedPrecondition NO_MEMORY where it has none, and what opening it
-/// says where it is damaged.
+/// the last sync (SNAPSHOT_IO). kFailedPrecondition NO_MEMORY where it has none, and what opening
+/// it says where it is damaged.
 Result<> add_working_set(FdRef store, const std::string& name, const WorkingSet& set,
                          void (*before_step)(const char* step) = nullptr);
 

@@ -7,8 +7,8 @@
 // exactly once; callers validate and use the copy. Bounds are checked when a range becomes a span,
 // and again at each access.
 //
-// GuestMemory is immutable after create() but for leave(), and may be used from any thread. A
-// GuestSpan borrows it.
+// GuestMemory is immutable after create() but for copy_chunks() and leave(), and may be used from
+// any thread. A GuestSpan borrows it.
 //
 // Layout (x86): RAM fills [0, 3 GiB) first and goes on at 4 GiB; the gap holds device registers.
 #pragma once
@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <span>
 #include <type_traits>
+#include <vector>
 
 #include <sys/uio.h>
 
@@ -69,6 +70,9 @@ class GuestSpan {
     write(offset, std::as_bytes(std::span<const T, 1>(&value, 1)));
   }
 
+  /// Whether it holds `bytes` at `offset`.
+  bool equals(uint64_t offset, std::span<const std::byte> bytes) const;
+
   /// Ring indices: single aligned 16-bit words (virtio 1.2, 2.7.13). The offset must be even.
   uint16_t load_acquire_u16(uint64_t offset) const;
   void store_release_u16(uint64_t offset, uint16_t value) const;
@@ -88,6 +92,17 @@ class GuestSpan {
   uint64_t size_ = 0;
 };
 
+/// A huge page's worth of RAM, by its offset in the file that RAM is made from.
+inline constexpr uint64_t kChunkBytes = uint64_t{2} << 20;
+
+/// Some chunks that follow one another. The last one of RAM may be shorter than the others.
+struct ChunkRun {
+  uint32_t first = 0;
+  uint32_t count = 0;
+
+  friend bool operator==(const ChunkRun&, const ChunkRun&) = default;
+};
+
 /// Who sees what is written to guest RAM: the file it was made from, or this process alone.
 enum class MemorySharing : uint8_t { kShared, kPrivate };
 
@@ -103,9 +118,18 @@ class GuestMemory {
 
   /// Maps `file` (at least `size_bytes` long) at an address range reserved once, so that what is
   /// mapped there can change later without KVM being told. `size_bytes` is a multiple of 4096. A
-  /// file that is mapped private need not be writable.
+  /// file that is mapped private need not be writable. One that is mapped shared gets huge pages
+  /// where the host gives them to who asks.
   static Result<GuestMemory> create(FdRef file, uint64_t size_bytes,
                                     MemorySharing sharing = MemorySharing::kShared);
+
+  /// Gives chunks of private RAM, which nobody has touched yet, pages of their own with what
+  /// `file`, create()'s, has there: huge ones where the host gives them. The runs are sorted, apart
+  /// and inside RAM: `first` and `count` of each were checked. After an Error RAM is not the
+  /// file's.
+  Result<> copy_chunks(FdRef file, std::span<const ChunkRun> runs);
+  /// What was copied so: private pages that nobody need have written.
+  std::span<const ChunkRun> copied_chunks() const { return copied_; }
 
   /// Shared RAM becomes private: `file`, create()'s, keeps what is in it now and is never written
   /// again. Nobody may write RAM meanwhile. After an Error there may be holes in RAM, which nobody
@@ -127,6 +151,7 @@ class GuestMemory {
  private:
   GuestMemory() = default;
   Result<> map(FdRef file) const;
+  Result<> copy_piece(FdRef file, uint64_t offset, uint64_t size_bytes) const;
 
   MemorySharing sharing_ = MemorySharing::kShared;
   std::byte* base_ = nullptr;  // host address of Gpa 0
@@ -134,6 +159,7 @@ class GuestMemory {
   uint64_t size_ = 0;
   Region regions_[2] = {};
   size_t region_count_ = 0;
+  std::vector<ChunkRun> copied_;
 };
 
 }  // namespace mayfly

@@ -19,6 +19,10 @@ inline constexpr auto kGuestMemoryRules = std::to_array<seccomp::Rule>({
     seccomp::allow(__NR_mmap, "guest RAM, over its reservation",
                    {seccomp::equals64(2, PROT_READ | PROT_WRITE),
                     seccomp::equals64(3, MAP_SHARED | MAP_FIXED)}),
+    seccomp::allow(__NR_madvise, "huge pages for guest RAM", {seccomp::equals32(2, MADV_HUGEPAGE)}),
+    seccomp::allow(__NR_mmap, "chunks of guest RAM that are copied, over its private mapping",
+                   {seccomp::equals64(2, PROT_READ | PROT_WRITE),
+                    seccomp::equals64(3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED)}),
     seccomp::allow(__NR_munmap, "the slack around the reservation; all of it when a start fails"),
 });
 

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/memory/guest_memory.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace mayfly {
 namespace {
 
 constexpr uint64_t kPageSize = 4096;
-constexpr uint64_t kHugePageSize = 2 * 1024 * 1024;
+constexpr uint64_t kHugePageSize = kChunkBytes;
 constexpr uint64_t kMaxSize = uint64_t{1} << 42;
 
 // Keeps the compiler from reading guest memory a second time instead of keeping the copy.
@@ -43,6 +45,14 @@ void GuestSpan::zero(uint64_t offset, uint64_t size_bytes) const {
   // SAFETY: as in read().
   std::memset(at(offset, size_bytes), 0, size_bytes);
   forget_memory();
+}
+
+bool GuestSpan::equals(uint64_t offset, std::span<const std::byte> bytes) const {
+  if (bytes.empty()) return true;
+  // SAFETY: as in read().
+  const bool same = std::memcmp(at(offset, bytes.size()), bytes.data(), bytes.size()) == 0;
+  forget_memory();
+  return same;
 }
 
 uint16_t GuestSpan::load_acquire_u16(uint64_t offset) const {
@@ -126,8 +136,48 @@ Result<> GuestMemory::map(FdRef file) const {
       return fail_errno({Code::kResourceExhausted, "MEMORY_MAP"}, errno, "memory: map %llu bytes",
                         static_cast<unsigned long long>(region.size));
     }
+    // Of a private mapping the file's pages are what they are. A kernel without huge pages says
+    // EINVAL, and RAM is the same without them.
+    // SAFETY: advice on what was mapped just now.
+    if (sharing_ == MemorySharing::kShared) ::madvise(mapped, region.size, MADV_HUGEPAGE);
   }
   return {};
+}
+
+Result<> GuestMemory::copy_chunks(FdRef file, std::span<const ChunkRun> runs) {
+  CHECK(sharing_ == MemorySharing::kPrivate && copied_.empty());
+  const uint64_t chunks = (size_ + kChunkBytes - 1) / kChunkBytes;
+  for (const ChunkRun& run : runs) {
+    CHECK(run.count <= chunks && run.first <= chunks - run.count);
+    const uint64_t begin = run.first * kChunkBytes;
+    const uint64_t end = std::min(begin + run.count * kChunkBytes, size_);
+    for (const Region& region : regions()) {
+      const uint64_t from = std::max(begin, region.file_offset);
+      const uint64_t to = std::min(end, region.file_offset + region.size);
+      if (from < to) TRY(copy_piece(file, from, to - from));
+    }
+  }
+  copied_.assign(runs.begin(), runs.end());
+  return {};
+}
+
+Result<> GuestMemory::copy_piece(FdRef file, uint64_t offset, uint64_t size_bytes) const {
+  const auto region = std::ranges::find_if(regions(), [&](const Region& each) {
+    return offset >= each.file_offset && offset - each.file_offset < each.size;
+  });
+  void* const address = std::bit_cast<void*>(region->host_address + offset - region->file_offset);
+  // SAFETY: MAP_FIXED inside one region of our own reservation, as copy_chunks() has seen to.
+  void* mapped = ::mmap(address, size_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (mapped == MAP_FAILED) {
+    return fail_errno({Code::kResourceExhausted, "MEMORY_MAP"}, errno, "memory: map %llu bytes",
+                      static_cast<unsigned long long>(size_bytes));
+  }
+  // SAFETY: advice on what was mapped just now; without huge pages the copy is the same.
+  ::madvise(mapped, size_bytes, MADV_HUGEPAGE);
+  // SAFETY: fresh memory of that size, which only we know yet.
+  return pread_exact(file, {static_cast<std::byte*>(mapped), static_cast<size_t>(size_bytes)},
+                     offset);
 }
 
 Result<> GuestMemory::leave(FdRef file) {
@@ -142,7 +192,8 @@ GuestMemory::GuestMemory(GuestMemory&& other) noexcept
       reserved_(std::exchange(other.reserved_, 0)),
       size_(other.size_),
       regions_{other.regions_[0], other.regions_[1]},
-      region_count_(other.region_count_) {}
+      region_count_(other.region_count_),
+      copied_(std::move(other.copied_)) {}
 
 GuestMemory::~GuestMemory() {
   // SAFETY: our own reservation; spans do not outlive their memory.

@@ -3,7 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #include <fcntl.h>
 
@@ -95,6 +98,44 @@ TEST_CASE("RAM that leaves its file keeps its content and addresses; the file ca
     REQUIRE(pread_exact(memfd.ref(), std::as_writable_bytes(std::span(&in_file, 1)), offset));
     CHECK_EQ(in_file, 1);
   }
+}
+
+TEST_CASE("copied chunks are as their file, on both sides of the gap and in RAM's short end") {
+  const uint64_t size = kLowRamEnd.value + 3 * kMiB;
+  const Fd memfd = *Fd::memfd("test", size);
+  const Gpa below{kLowRamEnd.value - 8};
+  const Gpa end{kHighRamStart.value + 3 * kMiB - 8};
+  {
+    const GuestMemory shared = *GuestMemory::create(memfd.ref(), size);
+    for (const Gpa at : {Gpa{0}, below, kHighRamStart, end}) {
+      shared.view({at, 8})->store<uint64_t>(0, at.value + 1);
+    }
+  }
+  const uint32_t last_low = kLowRamEnd.value / kChunkBytes - 1;
+  GuestMemory memory = *GuestMemory::create(memfd.ref(), size, MemorySharing::kPrivate);
+  const std::vector<ChunkRun> runs = {{0, 1}, {last_low, 3}};
+  REQUIRE(memory.copy_chunks(memfd.ref(), runs));
+  const GuestMemory moved = std::move(memory);
+  CHECK(std::ranges::equal(moved.copied_chunks(), runs));
+  for (const Gpa at : {Gpa{0}, below, kHighRamStart, end}) {
+    const GuestSpan word = *moved.view({at, 8});
+    CHECK_EQ(word.load<uint64_t>(0), at.value + 1);
+    word.store<uint64_t>(0, 2);
+  }
+  CHECK_EQ(moved.view({Gpa{kChunkBytes}, 8})->load<uint64_t>(0), 0);
+  uint64_t in_file = 0;
+  REQUIRE(pread_exact(memfd.ref(), std::as_writable_bytes(std::span(&in_file, 1)), below.value));
+  CHECK_EQ(in_file, below.value + 1);
+}
+
+TEST_CASE("a span is compared with bytes") {
+  const GuestMemory memory = make(kMiB);
+  const GuestSpan page = *memory.view({Gpa{0x1000}, 0x1000});
+  page.store<uint8_t>(3, 7);
+  const std::array<std::byte, 4> bytes = {{{}, {}, {}, std::byte{7}}};
+  CHECK(page.equals(0, bytes));
+  CHECK_FALSE(page.equals(1, bytes));
+  CHECK(page.equals(0x1000, {}));
 }
 
 TEST_CASE("bad sizes are refused with the number in the message") {

@@ -60,9 +60,10 @@ class Monitor:
         self.next_id = 1
 
     def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
-                  initrds=(), restore=None, private_memory=True, generation_id=b"", park=False, **changes):
+                  initrds=(), restore=None, private_memory=True, generation_id=b"", park=False, copied=(), **changes):
         """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
-        `restore`: a Snapshot to go on from instead of a kernel; it keeps its files."""
+        `restore`: a Snapshot to go on from instead of a kernel; it keeps its files. `copied`: its chunks that are
+        copied, as pairs (first, count)."""
         self.files = []
 
         def give(fd):
@@ -98,6 +99,8 @@ class Monitor:
             message.restore.private_memory = private_memory
             message.restore.generation_id = generation_id
             message.restore.park = park
+            for first, count in copied:
+                message.restore.copied_chunks.add(first=first, count=count)
             for memory, pages in restore.layers:
                 message.restore.layers.add(memory_fd=give(os.dup(memory)), pages_fd=give(os.dup(pages)))
         for name, value in changes.items():

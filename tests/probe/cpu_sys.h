@@ -71,6 +71,11 @@ inline uint64_t address_of(const volatile void* pointer) {
   return reinterpret_cast<uint64_t>(pointer);
 }
 
+// SAFETY: the caller has that RAM to itself.
+inline volatile uint64_t* memory_at(uint64_t address) {
+  return reinterpret_cast<volatile uint64_t*>(address);
+}
+
 // SAFETY: the bytes end with a zero that their reader has put there.
 inline const char* text_of(const uint8_t* bytes) { return reinterpret_cast<const char*>(bytes); }
 

@@ -22,6 +22,7 @@ constexpr Test kTests[] = {
     {"churn", test_churn},
     {"console", test_console},
     {"echo", test_echo},
+    {"touch", test_touch},
     {"blk", test_blk},
     {"blk-read-only", test_blk_read_only},
     {"blk-bad", test_blk_bad},

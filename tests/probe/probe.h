@@ -71,6 +71,7 @@ bool has_pattern(const uint8_t* bytes, size_t size, uint64_t seed);
 void test_churn();
 void test_console();
 void test_echo();
+void test_touch();
 void test_blk();
 void test_blk_read_only();
 void test_blk_bad();

@@ -171,7 +171,8 @@ class RuleCoverageTest(harness.Case):
         os.close(fds[0])
         second = Monitor(self.work, under=self.tracer(), name="restored")
         self.addCleanup(second.close)
-        self.assertFalse(second.configure(restore=base, generation_id=bytes(16), **devices).HasField("status"))
+        self.assertFalse(second.configure(restore=base, generation_id=bytes(16), copied=[(0, 2)],
+                                          **devices).HasField("status"))
         for monitor in (first, second):
             monitor.call(stop=control_pb.Stop())
             self.assertEqual(monitor.wait(), 0)

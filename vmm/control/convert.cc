@@ -89,6 +89,9 @@ Result<RestoreConfig> take_restore(const message::Restore& message, Descriptors&
   }
   restore.generation_id = TRY(take_generation_id(message.generation_id, "restore.generation_id"));
   restore.parks = message.park;
+  for (const message::ChunkRun& run : message.copied_chunks) {
+    restore.copied_chunks.push_back({.first = run.first, .count = run.count});
+  }
   return restore;
 }
 

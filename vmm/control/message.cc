@@ -94,6 +94,22 @@ Result<Layer> parse_layer(Bytes bytes) {
   return layer;
 }
 
+Result<ChunkRun> parse_chunk_run(Bytes bytes) {
+  ChunkRun run;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        run.first = TRY(field->u32());
+        break;
+      case 2:
+        run.count = TRY(field->u32());
+        break;
+    }
+  }
+  return run;
+}
+
 Result<Restore> parse_restore(Bytes bytes) {
   Restore restore;
   WireReader reader(bytes);
@@ -113,6 +129,9 @@ Result<Restore> parse_restore(Bytes bytes) {
         break;
       case 5:
         restore.park = TRY(field->u64()) != 0;
+        break;
+      case 6:
+        restore.copied_chunks.push_back(TRY(parse_chunk_run(TRY(field->message()))));
         break;
     }
   }

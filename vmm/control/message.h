@@ -45,12 +45,18 @@ struct Layer {
   uint32_t pages_fd = 0;
 };
 
+struct ChunkRun {
+  uint32_t first = 0;
+  uint32_t count = 0;
+};
+
 struct Restore {
   uint32_t state_fd = 0;
   bool private_memory = false;
   std::vector<Layer> layers;
   std::string generation_id;
   bool park = false;
+  std::vector<ChunkRun> copied_chunks;
 };
 
 struct Claim {

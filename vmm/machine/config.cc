@@ -63,8 +63,33 @@ Result<> validate_parked(const MachineConfig& config) {
               "%s: comes with the claim of a machine that is parked", field);
 }
 
-Result<> validate_restore(const RestoreConfig& restore) {
+Result<> validate_copies(const RestoreConfig& restore, uint64_t memory_bytes) {
+  const std::vector<ChunkRun>& runs = restore.copied_chunks;
+  TRY(at_most(runs.size(), kMaxCopiedRuns, "restore.copied_chunks"));
+  if (!runs.empty() && restore.sharing != MemorySharing::kPrivate) {
+    return fail({Code::kInvalidArgument, "COPIES_SHARED"},
+                "restore.copied_chunks: %zu of them are of a memory that is not private",
+                runs.size());
+  }
+  const uint64_t chunks = (memory_bytes + kChunkBytes - 1) / kChunkBytes;
+  uint64_t free = 0;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const auto [first, count] = runs[i];
+    if (count != 0 && first >= free && count <= chunks && first <= chunks - count) {
+      free = uint64_t{first} + count;
+      continue;
+    }
+    return fail({Code::kInvalidArgument, "COPIED_CHUNKS"},
+                "restore.copied_chunks[%zu]: %u chunks at %u are none, not after those before, or "
+                "beyond the %llu of RAM",
+                i, count, first, static_cast<unsigned long long>(chunks));
+  }
+  return {};
+}
+
+Result<> validate_restore(const RestoreConfig& restore, uint64_t memory_bytes) {
   TRY(need(restore.state, "restore.state_fd"));
+  TRY(validate_copies(restore, memory_bytes));
   TRY(at_most(restore.layers.size(), kMaxLayers, "restore.layers"));
   for (const MemoryLayer& layer : restore.layers) {
     TRY(need(layer.memory, "restore.layers.memory_fd"));
@@ -86,7 +111,8 @@ Result<> validate(const MachineConfig& config) {
   TRY(validate_memory(config.memory_bytes));
   TRY(need(config.kvm, "kvm_fd"));
   TRY(need(config.memory, "memory_fd"));
-  TRY(config.restore ? validate_restore(*config.restore) : need(config.kernel, "kernel_fd"));
+  TRY(config.restore ? validate_restore(*config.restore, config.memory_bytes)
+                     : need(config.kernel, "kernel_fd"));
   TRY(need(config.exit_report, "exit_report_fd"));
   TRY(need(config.console.ring, "console.ring_fd"));
   TRY(need(config.console.output_event, "console.output_event_fd"));

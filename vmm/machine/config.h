@@ -23,6 +23,8 @@ inline constexpr size_t kMaxDisks = 8;
 inline constexpr size_t kMaxInitrds = 4;
 inline constexpr size_t kMaxVsockHostPorts = 16;
 inline constexpr size_t kMaxLayers = 4;
+/// Each is a mapping of its own, of the 65530 that Linux lets a process have.
+inline constexpr size_t kMaxCopiedRuns = 1024;
 inline constexpr uint64_t kMinGuestCid = 3;
 inline constexpr uint64_t kMaxGuestCid = 0xffff'fffe;
 
@@ -64,6 +66,9 @@ struct RestoreConfig {
   /// The part `state` of a snapshot.
   Fd state;
   MemorySharing sharing = MemorySharing::kShared;
+  /// Of private RAM: copied before anything runs, into huge pages where the host gives them. Sorted
+  /// and apart.
+  std::vector<ChunkRun> copied_chunks;
   /// Copied over RAM, in this order; private RAM only.
   std::vector<MemoryLayer> layers;
   /// Absent: it stays as it was.

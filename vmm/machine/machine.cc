@@ -58,6 +58,10 @@ Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, FdRef pagemap, Mach
 Result<> Machine::build(const snapshot::MachineState* saved) {
   const auto sharing = config_.restore ? config_.restore->sharing : MemorySharing::kShared;
   memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes, sharing)));
+  // Before there is a VM that would have to be told of each mapping.
+  if (config_.restore) {
+    TRY(memory_->copy_chunks(config_.memory.ref(), config_.restore->copied_chunks));
+  }
   phases_.memory_ns = monotonic_ns();
   kvm_.emplace(TRY(kvm::Kvm::create(config_.kvm.ref())));
   // For save(), whose filter lets it ask KVM itself for nothing.

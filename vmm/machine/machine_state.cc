@@ -170,7 +170,8 @@ Result<snapshot::MachineState> Machine::state() {
 
 Result<uint64_t> Machine::save_memory(const SaveConfig& config) {
   if (const auto* changed = std::get_if<ChangedPages>(&config.memory)) {
-    return write_layer(*memory_, pagemap_, *changed);
+    return write_layer({.memory = *memory_, .file = config_.memory.ref(), .pagemap = pagemap_},
+                       *changed);
   }
   if (std::holds_alternative<LeftAlone>(config.memory)) return 0;
   if (Result<> left = memory_->leave(config_.memory.ref()); !left) {

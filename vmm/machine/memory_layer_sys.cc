@@ -16,6 +16,8 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kPagesAtOnce = 8192;
+constexpr uint64_t kPagesOfChunk = kChunkBytes / kPageBytes;
+constexpr uint64_t kPagesCompared = 16;
 
 // Whether pages of a piece of RAM are in a layer, as its file says: a bit a page.
 using PageBits = std::array<std::byte, kPagesAtOnce / 8>;
@@ -88,18 +90,57 @@ Result<> for_each_piece(const GuestMemory& memory, Visit&& visit) {
   return {};
 }
 
+GuestSpan span_of(const GuestMemory& memory, const Piece& piece, uint64_t page, uint64_t count) {
+  // MUST: pieces are of RAM's regions.
+  return MUST(memory.view(
+      {Gpa{piece.region.start.value + (piece.first + page) * kPageBytes}, count * kPageBytes}));
+}
+
 Result<> copy_pages(const GuestMemory& memory, const Piece& piece, const PageBits& bits, FdRef file,
                     Copy& copy) {
   for (uint64_t page = 0; page < piece.pages; ++page) {
     if (!has(bits, page)) continue;
     const uint64_t begin = page;
     while (page < piece.pages && has(bits, page)) ++page;
-    const GuestSpan span =
-        TRY(memory.view({Gpa{piece.region.start.value + (piece.first + begin) * kPageBytes},
-                         (page - begin) * kPageBytes}));
+    const GuestSpan span = span_of(memory, piece, begin, page - begin);
     TRY(copy(file, span.as_iovec(), piece.offset() + begin * kPageBytes));
   }
   return {};
+}
+
+// Takes pages in [begin, end) that are as in the file out of `bits`; how many.
+Result<uint64_t> drop_equal(const GuestMemory& memory, FdRef file, const Piece& piece,
+                            uint64_t begin, uint64_t end, PageBits& bits) {
+  std::vector<std::byte> buffer(kPagesCompared * kPageBytes);
+  uint64_t dropped = 0;
+  for (uint64_t page = begin; page < end; page += kPagesCompared) {
+    const uint64_t count = std::min(kPagesCompared, end - page);
+    const std::span<std::byte> before = std::span(buffer).first(count * kPageBytes);
+    TRY(pread_exact(file, before, piece.offset() + page * kPageBytes));
+    const GuestSpan now = span_of(memory, piece, page, count);
+    for (uint64_t i = 0; i < count; ++i) {
+      const uint64_t at = i * kPageBytes;
+      if (!has(bits, page + i) || !now.equals(at, before.subspan(at, kPageBytes))) continue;
+      bits[(page + i) / 8] &= ~(std::byte{1} << ((page + i) % 8));
+      ++dropped;
+    }
+  }
+  return dropped;
+}
+
+// Chunks that were copied are private, and most of their pages nobody need have written.
+Result<uint64_t> drop_unchanged_copies(const GuestMemory& memory, FdRef file, const Piece& piece,
+                                       PageBits& bits) {
+  const uint64_t first = piece.offset() / kPageBytes;
+  uint64_t dropped = 0;
+  for (const ChunkRun& run : memory.copied_chunks()) {
+    const uint64_t begin = std::max(run.first * kPagesOfChunk, first);
+    const uint64_t end =
+        std::min((uint64_t{run.first} + run.count) * kPagesOfChunk, first + piece.pages);
+    if (begin >= end) continue;
+    dropped += TRY(drop_equal(memory, file, piece, begin - first, end - first, bits));
+  }
+  return dropped;
 }
 
 Result<uint64_t> find_private(FdRef pagemap, const Piece& piece, std::vector<PagemapEntry>& entries,
@@ -133,18 +174,20 @@ Result<> write_file_at(FdRef file, std::span<const std::byte> bytes, uint64_t of
   return copy_out(file, {const_cast<std::byte*>(bytes.data()), bytes.size()}, offset);
 }
 
-Result<uint64_t> write_layer(const GuestMemory& memory, FdRef pagemap, const ChangedPages& to) {
-  const FdRef file = to.layer.memory.ref();
+Result<uint64_t> write_layer(const PrivateMemory& from, const ChangedPages& to) {
+  const GuestMemory& memory = from.memory;
+  const FdRef layer = to.layer.memory.ref();
   const FdRef pages = to.layer.pages.ref();
-  TRY(expect_length(file, memory.size(), "save.changed_pages.layer.memory_fd"));
+  TRY(expect_length(layer, memory.size(), "save.changed_pages.layer.memory_fd"));
   TRY(expect_length(pages, bytes_of_bits(memory.size() / kPageBytes),
                     "save.changed_pages.layer.pages_fd"));
   std::vector<PagemapEntry> entries;
   uint64_t count = 0;
   TRY(for_each_piece(memory, [&](const Piece& piece) -> Result<> {
     PageBits bits = {};
-    count += TRY(find_private(pagemap, piece, entries, bits));
-    TRY(copy_pages(memory, piece, bits, file, copy_out));
+    count += TRY(find_private(from.pagemap, piece, entries, bits));
+    count -= TRY(drop_unchanged_copies(memory, from.file, piece, bits));
+    TRY(copy_pages(memory, piece, bits, layer, copy_out));
     return write_file_at(pages, std::span(bits).first(bytes_of_bits(piece.pages)),
                          piece.offset() / kPageBytes / 8);
   }));

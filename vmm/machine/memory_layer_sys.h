@@ -14,11 +14,18 @@
 
 namespace mayfly {
 
+/// Private RAM, what it was made from, and this process's own page map.
+struct PrivateMemory {
+  const GuestMemory& memory;
+  FdRef file;
+  FdRef pagemap;
+};
+
 /// Copies the pages that this process alone has, whoever wrote them, and says how many they are.
-/// `pagemap`: its own; kFailedPrecondition NO_PAGEMAP where it has none.
-/// kInvalidArgument FILE_LENGTH where a file is not as long as it must be, kResourceExhausted
-/// NO_SPACE where a disk is full.
-Result<uint64_t> write_layer(const GuestMemory& memory, FdRef pagemap, const ChangedPages& to);
+/// Of RAM's copied chunks only those that are not as in its file.
+/// kFailedPrecondition NO_PAGEMAP where it has none, kInvalidArgument FILE_LENGTH where a file is
+/// not as long as it must be, kResourceExhausted NO_SPACE where a disk is full.
+Result<uint64_t> write_layer(const PrivateMemory& from, const ChangedPages& to);
 
 /// Copies the layer's pages over RAM. kInvalidArgument FILE_LENGTH as above, kDataLoss where its
 /// bits go beyond RAM.

@@ -21,9 +21,9 @@ ChangedPages files_for(uint64_t pages) {
                     .pages = *Fd::memfd("pages", (pages + 7) / 8)}};
 }
 
-Result<uint64_t> write_layer(const GuestMemory& memory, const ChangedPages& to) {
+Result<uint64_t> write_layer(const GuestMemory& memory, FdRef file, const ChangedPages& to) {
   const Fd pagemap = *open_pagemap(Fd());
-  return write_layer(memory, pagemap.ref(), to);
+  return write_layer({.memory = memory, .file = file, .pagemap = pagemap.ref()}, to);
 }
 
 std::vector<uint64_t> pages_in(FdRef pages) {
@@ -65,7 +65,7 @@ TEST_CASE("a layer has the pages that were written, and no other, on both sides 
   // What was there before counts no more.
   const std::byte all{0xff};
   REQUIRE(write_file_at(to.layer.pages.ref(), std::span(&all, 1), 5));
-  CHECK_EQ(*write_layer(memory, to), kWritten.size());
+  CHECK_EQ(*write_layer(memory, file.ref(), to), kWritten.size());
   CHECK_EQ(pages_in(to.layer.pages.ref()), kWritten);
 
   const GuestMemory other = *GuestMemory::create(file.ref(), kSize, MemorySharing::kPrivate);
@@ -76,11 +76,39 @@ TEST_CASE("a layer has the pages that were written, and no other, on both sides 
   CHECK_EQ(get(other, 9), 0);
 }
 
+TEST_CASE("of chunks that were copied a layer has what differs from their file") {
+  const Fd file = *Fd::memfd("memory", kSize);
+  {
+    const GuestMemory shared = *GuestMemory::create(file.ref(), kSize);
+    for (uint64_t page = 0; page < 1024; ++page) put(shared, page, page);
+  }
+  GuestMemory memory = *GuestMemory::create(file.ref(), kSize, MemorySharing::kPrivate);
+  const uint32_t high = kLowPages / 512;
+  REQUIRE(memory.copy_chunks(file.ref(), std::vector<ChunkRun>{{1, 1}, {high - 1, 3}}));
+  put(memory, 600, 601);
+  put(memory, 601, 601);  // what it was
+  put(memory, 1023, 0);
+  put(memory, 2000, 1);  // in no copied chunk
+  put(memory, kLowPages - 1, 1);
+  put(memory, kLowPages + kHighPages - 1, 1);
+  const ChangedPages to = files_for(kLowPages + kHighPages);
+  const std::vector<uint64_t> changed = {600, 1023, 2000, kLowPages - 1,
+                                         kLowPages + kHighPages - 1};
+  CHECK_EQ(*write_layer(memory, file.ref(), to), changed.size());
+  CHECK_EQ(pages_in(to.layer.pages.ref()), changed);
+  const GuestMemory other = *GuestMemory::create(file.ref(), kSize, MemorySharing::kPrivate);
+  REQUIRE(read_layer(other, to.layer));
+  CHECK_EQ(get(other, 600), 601);
+  CHECK_EQ(get(other, 601), 601);
+  CHECK_EQ(get(other, 1022), 1022);
+  CHECK_EQ(get(other, 1023), 0);
+}
+
 TEST_CASE("nothing written: a layer of nothing") {
   const Fd file = *Fd::memfd("memory", kPage * 16);
   const GuestMemory memory = *GuestMemory::create(file.ref(), kPage * 16, MemorySharing::kPrivate);
   const ChangedPages to = files_for(16);
-  CHECK_EQ(*write_layer(memory, to), 0);
+  CHECK_EQ(*write_layer(memory, file.ref(), to), 0);
   CHECK(pages_in(to.layer.pages.ref()).empty());
   CHECK(read_layer(memory, to.layer).has_value());
 }
@@ -111,7 +139,9 @@ TEST_CASE("who cannot open its pagemap is told so, and has written no page") {
   const GuestMemory memory = *GuestMemory::create(file.ref(), kPage, MemorySharing::kPrivate);
   put(memory, 0, 1);
   const ChangedPages to = files_for(1);
-  CHECK_EQ(write_layer(memory, FdRef(), to).error().reason(), "NO_PAGEMAP");
+  CHECK_EQ(
+      write_layer({.memory = memory, .file = file.ref(), .pagemap = FdRef()}, to).error().reason(),
+      "NO_PAGEMAP");
   CHECK(pages_in(to.layer.pages.ref()).empty());
   CHECK_EQ(open_pagemap(*Fd::open("/dev/null", O_RDONLY)).error().reason(), "NO_PAGEMAP");
   CHECK(open_pagemap(*Fd::open("/proc/self", O_PATH | O_DIRECTORY)).has_value());
@@ -122,7 +152,7 @@ TEST_CASE("files of another length are refused before anything is written") {
   const GuestMemory memory = *GuestMemory::create(file.ref(), kPage, MemorySharing::kPrivate);
   ChangedPages to = files_for(1);
   to.layer.pages = *Fd::memfd("pages", 2);
-  CHECK_EQ(write_layer(memory, to).error().reason(), "FILE_LENGTH");
+  CHECK_EQ(write_layer(memory, file.ref(), to).error().reason(), "FILE_LENGTH");
   const auto pipe = *Fd::pipe();
   CHECK_EQ(expect_length(pipe.first.ref(), 0, "field").error().reason(), "NOT_A_FILE");
 }
