@@ -100,6 +100,9 @@ Result<Answer> Monitor::answer(Request& request) {
           [&](Save& call) -> Result<Answer> {
             return Answer(TRY(TRY(claimed())->save(call.what)));
           },
+          [&](GetTouchedPages& call) -> Result<Answer> {
+            return Answer(TRY(TRY(claimed())->touched_pages(call.files)));
+          },
           [&](GetMemory&) -> Result<Answer> {
             const Machine& machine = *TRY(claimed());
             return Answer(

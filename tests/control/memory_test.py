@@ -39,7 +39,7 @@ def minor_faults(pid):
 
 
 def guest_memory(pid):
-    """Bytes of the guest's RAM by how they are held, from smaps: Anonymous (its own), AnonHugePages, Shared_Dirty, ..."""
+    """Bytes of the guest's RAM by how they are held, from smaps: Anonymous (its own), AnonHugePages, ..."""
     found, counted = {}, False
     for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
         words = line.split()
@@ -151,9 +151,12 @@ class CopiedChunksTest(TouchCase):
     def test_twenty_clones_share_what_they_do_not_write(self):
         snapshot = self.source()
         copied = self.run_area(2)
-        clones = [self.clone(snapshot, copied=copied) for _ in range(20)]
-        for vm in clones:
-            self.touch(vm)
+        clones = []
+        for _ in range(20):
+            clones.append(self.clone(snapshot, copied=copied))
+            self.touch(clones[-1])
+            # It would wait for its next line by looking at the queue.
+            self.ok(clones[-1].call(pause=control_pb.Pause()))
         area, copies = self.PAGES * PAGE, 2 * CHUNK
         dirtied = len([page for page in self.WRITTEN if page >= copies // PAGE]) * PAGE
         clean = area - copies - dirtied
@@ -186,6 +189,47 @@ class CopiedChunksTest(TouchCase):
         vm = self.monitor()
         reply = vm.configure(restore=snapshot, memory_bytes=self.MEMORY, copied=[(0, 1)], private_memory=False)
         self.assert_refused(reply, "COPIES_SHARED")
+
+
+class RecordTest(TouchCase):
+    def test_a_run_tells_what_it_touches_and_writes_from_small_pages_and_huge_ones(self):
+        first = AREA // PAGE
+        small = self.source()
+        with shmem_huge_pages(self):
+            huge = self.source()
+        for name, snapshot in (("small", small), ("huge", huge)):
+            with self.subTest(pages=name):
+                vm = self.clone(snapshot, record=True)
+                before = self.ok(vm.touched_pages(self.MEMORY)[0]).touched_pages
+                self.assertLess(before.touched_count, 64)
+                self.touch(vm)
+                reply, touched, written = vm.touched_pages(self.MEMORY)
+                self.assertEqual(self.ok(reply).touched_pages.touched_count, len(touched))
+                self.assertEqual(reply.touched_pages.written_count, len(written))
+                area = range(first, first + self.PAGES)
+                self.assertEqual({page - first for page in written if page in area}, self.WRITTEN)
+                self.assertEqual([page for page in touched if page in area], list(area))
+                self.assertLessEqual(set(written), set(touched))
+                others = len(touched) - self.PAGES
+                harness.print_figures(f"touched pages, {name}", exact=reply.touched_pages.is_exact, others=others)
+                if reply.touched_pages.is_exact:
+                    self.assertLess(others, 64, "neighbours were mapped too")
+                # What it recorded is what another one is spared.
+                chunks = sorted({page // (CHUNK // PAGE) for page in written if page in area})
+                other = self.clone(snapshot, copied=[(chunk, 1) for chunk in chunks])
+                begin = minor_faults(other.process.pid)
+                self.touch(other)
+                self.assertLess(minor_faults(other.process.pid) - begin, 200)
+
+    def test_who_does_not_record_cannot_tell(self):
+        snapshot = self.source()
+        self.assert_refused(self.clone(snapshot).touched_pages(self.MEMORY)[0], "NOT_RECORDED")
+        vm = self.clone(snapshot, record=True)
+        self.assert_refused(vm.touched_pages(self.MEMORY // 2)[0], "FILE_LENGTH", "touched_fd", "2048")
+        for options in ({"copied": [(0, 1)]}, {"private_memory": False}):
+            self.assert_refused(
+                self.monitor().configure(restore=snapshot, memory_bytes=self.MEMORY, record=True, **options),
+                "RECORD_TOUCHED")
 
 
 class HugePagesTest(TouchCase):

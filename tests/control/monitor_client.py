@@ -60,7 +60,8 @@ class Monitor:
         self.next_id = 1
 
     def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
-                  initrds=(), restore=None, private_memory=True, generation_id=b"", park=False, copied=(), **changes):
+                  initrds=(), restore=None, private_memory=True, generation_id=b"", park=False, copied=(), record=False,
+                  **changes):
         """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
         `restore`: a Snapshot to go on from instead of a kernel; it keeps its files. `copied`: its chunks that are
         copied, as pairs (first, count)."""
@@ -99,6 +100,10 @@ class Monitor:
             message.restore.private_memory = private_memory
             message.restore.generation_id = generation_id
             message.restore.park = park
+            if record:
+                message.restore.record_touched.has_userfault_device = os.access("/dev/userfaultfd", os.R_OK | os.W_OK)
+                if message.restore.record_touched.has_userfault_device:
+                    message.restore.record_touched.userfault_device_fd = give(os.open("/dev/userfaultfd", os.O_RDWR))
             for first, count in copied:
                 message.restore.copied_chunks.add(first=first, count=count)
             for memory, pages in restore.layers:
@@ -152,6 +157,17 @@ class Monitor:
         changed = control_pb.ChangedPages(layer=control_pb.Layer(memory_fd=1, pages_fd=2))
         reply = self.call([state, *layer], save=control_pb.Save(state_fd=0, changed_pages=changed))
         return Snapshot(os.dup(changed_from.memory), state, [*changed_from.layers_kept(), layer]), reply
+
+    def touched_pages(self, memory_bytes=32 << 20):
+        """The reply, and the numbers of the pages that were touched and written."""
+        files = [os.memfd_create(name) for name in ("touched", "written")]
+        for fd in files:
+            os.truncate(fd, (memory_bytes // 4096 + 7) // 8)
+        reply = self.call(files, get_touched_pages=control_pb.GetTouchedPages(touched_fd=0, written_fd=1))
+        pages = [Snapshot.changed_pages(fd) for fd in files]
+        for fd in files:
+            os.close(fd)
+        return reply, *pages
 
     def exit_report(self):
         return control_pb.ExitReport.FromString(os.pread(self.report, 1 << 16, 0))

@@ -173,7 +173,11 @@ class RuleCoverageTest(harness.Case):
         self.addCleanup(second.close)
         self.assertFalse(second.configure(restore=base, generation_id=bytes(16), copied=[(0, 2)],
                                           **devices).HasField("status"))
-        for monitor in (first, second):
+        third = Monitor(self.work, under=self.tracer(), name="recorded")
+        self.addCleanup(third.close)
+        self.assertFalse(third.configure(restore=base, record=True, **devices).HasField("status"))
+        self.assertFalse(third.touched_pages()[0].HasField("status"))
+        for monitor in (first, second, third):
             monitor.call(stop=control_pb.Stop())
             self.assertEqual(monitor.wait(), 0)
 

@@ -92,6 +92,14 @@ Result<RestoreConfig> take_restore(const message::Restore& message, Descriptors&
   for (const message::ChunkRun& run : message.copied_chunks) {
     restore.copied_chunks.push_back({.first = run.first, .count = run.count});
   }
+  if (message.record_touched) {
+    restore.record.emplace();
+    if (message.record_touched->has_userfault_device) {
+      restore.record->userfault_device =
+          TRY(fds.take(message.record_touched->userfault_device_fd,
+                       "restore.record_touched.userfault_device_fd"));
+    }
+  }
   return restore;
 }
 
@@ -189,6 +197,12 @@ Result<Call> take_call(const message::Request& request, Descriptors fds) {
   if (const auto* claim = std::get_if<message::Claim>(&request.call)) {
     return Call(TRY(take_claim(*claim, fds)));
   }
+  if (const auto* get = std::get_if<message::GetTouchedPages>(&request.call)) {
+    TouchedFiles files;
+    files.touched = TRY(fds.take(get->touched_fd, "get_touched_pages.touched_fd"));
+    files.written = TRY(fds.take(get->written_fd, "get_touched_pages.written_fd"));
+    return Call(GetTouchedPages{std::move(files)});
+  }
   if (const auto* plain = std::get_if<message::Plain>(&request.call)) return plain_call(*plain);
   return fail({Code::kUnimplemented, "UNKNOWN_CALL"}, "request %llu has no call this monitor knows",
               static_cast<unsigned long long>(request.id));
@@ -223,6 +237,13 @@ WireWriter encode(const Saved& saved) {
   return message;
 }
 
+WireWriter encode(const TouchedPages& pages) {
+  const uint64_t fields[] = {pages.touched_count, pages.written_count, pages.is_exact ? 1u : 0u};
+  WireWriter message;
+  message.numbers(fields);
+  return message;
+}
+
 WireWriter encode(const Memory& memory) {
   WireWriter message;
   message.number(1, memory.is_private ? 1 : 0);
@@ -249,7 +270,8 @@ std::expected<Request, Refusal> parse_request(std::span<const std::byte> packet,
 }
 
 std::string make_reply(uint64_t id, const Result<Answer>& result) {
-  constexpr uint32_t kId = 1, kStatus = 2, kPhases = 3, kStats = 4, kSaved = 5, kMemory = 6;
+  constexpr uint32_t kId = 1, kStatus = 2, kPhases = 3, kStats = 4, kSaved = 5, kMemory = 6,
+                     kTouchedPages = 11;
   WireWriter reply;
   reply.number(kId, id);
   if (!result) {
@@ -262,6 +284,8 @@ std::string make_reply(uint64_t id, const Result<Answer>& result) {
     reply.message(kSaved, encode(*saved));
   } else if (const auto* memory = std::get_if<Memory>(&*result)) {
     reply.message(kMemory, encode(*memory));
+  } else if (const auto* touched = std::get_if<TouchedPages>(&*result)) {
+    reply.message(kTouchedPages, encode(*touched));
   }
   return std::move(reply).take();
 }

@@ -94,6 +94,38 @@ Result<Layer> parse_layer(Bytes bytes) {
   return layer;
 }
 
+Result<GetTouchedPages> parse_get_touched_pages(Bytes bytes) {
+  GetTouchedPages get;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        get.touched_fd = TRY(field->u32());
+        break;
+      case 2:
+        get.written_fd = TRY(field->u32());
+        break;
+    }
+  }
+  return get;
+}
+
+Result<RecordTouched> parse_record_touched(Bytes bytes) {
+  RecordTouched record;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        record.has_userfault_device = TRY(field->u64()) != 0;
+        break;
+      case 2:
+        record.userfault_device_fd = TRY(field->u32());
+        break;
+    }
+  }
+  return record;
+}
+
 Result<ChunkRun> parse_chunk_run(Bytes bytes) {
   ChunkRun run;
   WireReader reader(bytes);
@@ -132,6 +164,9 @@ Result<Restore> parse_restore(Bytes bytes) {
         break;
       case 6:
         restore.copied_chunks.push_back(TRY(parse_chunk_run(TRY(field->message()))));
+        break;
+      case 7:
+        restore.record_touched = TRY(parse_record_touched(TRY(field->message())));
         break;
     }
   }
@@ -262,7 +297,8 @@ Result<Configure> parse_configure(Bytes bytes) {
 }  // namespace
 
 Result<Request> parse(Bytes packet) {
-  constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9, kClaim = 11;
+  constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9, kClaim = 11,
+                     kGetTouchedPages = 16;
   Request request;
   WireReader reader(packet);
   while (const auto field = TRY(reader.next())) {
@@ -281,6 +317,9 @@ Result<Request> parse(Bytes packet) {
         break;
       case kClaim:
         request.call = TRY(parse_claim(TRY(field->message())));
+        break;
+      case kGetTouchedPages:
+        request.call = TRY(parse_get_touched_pages(TRY(field->message())));
         break;
       case static_cast<uint32_t>(Plain::kStart):
       case static_cast<uint32_t>(Plain::kPause):

@@ -50,6 +50,11 @@ struct ChunkRun {
   uint32_t count = 0;
 };
 
+struct RecordTouched {
+  bool has_userfault_device = false;
+  uint32_t userfault_device_fd = 0;
+};
+
 struct Restore {
   uint32_t state_fd = 0;
   bool private_memory = false;
@@ -57,6 +62,7 @@ struct Restore {
   std::string generation_id;
   bool park = false;
   std::vector<ChunkRun> copied_chunks;
+  std::optional<RecordTouched> record_touched;
 };
 
 struct Claim {
@@ -97,6 +103,11 @@ struct Save {
   std::optional<ChangedPages> changed_pages;
 };
 
+struct GetTouchedPages {
+  uint32_t touched_fd = 0;
+  uint32_t written_fd = 0;
+};
+
 /// The calls without fields, by their number in Request.
 enum class Plain : uint32_t {
   kStart = 3,
@@ -110,7 +121,7 @@ enum class Plain : uint32_t {
 struct Request {
   uint64_t id = 0;
   /// monostate: none that is known.
-  std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim> call;
+  std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim, GetTouchedPages> call;
 };
 
 /// Hostile bytes. What they hold is bounded by their own size.

@@ -38,6 +38,9 @@ struct Save {
   SaveConfig what;
 };
 struct GetMemory {};
+struct GetTouchedPages {
+  TouchedFiles files;
+};
 struct Claim {
   ClaimConfig what;
 };
@@ -45,7 +48,7 @@ struct Claim {
 struct Request {
   uint64_t id = 0;
   std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats, Save, GetMemory,
-               Claim>
+               Claim, GetTouchedPages>
       call;
 };
 
@@ -56,7 +59,7 @@ struct Memory {
 };
 
 /// What a call answers with when it succeeds.
-using Answer = std::variant<std::monostate, Phases, MachineStats, Saved, Memory>;
+using Answer = std::variant<std::monostate, Phases, MachineStats, Saved, Memory, TouchedPages>;
 
 struct ExitReport {
   ExitReason reason;

@@ -187,47 +187,6 @@ TEST_CASE("what a claim cannot be is refused by field") {
   CHECK_EQ(many.error().error.reason(), "TOO_MANY");
 }
 
-TEST_CASE("chunks to copy come through; what cannot be copied is refused") {
-  auto request = valid_restore();
-  auto& configure = *request.mutable_configure();
-  auto& restore = *configure.mutable_restore();
-  const auto add = [&](uint32_t first, uint32_t count) {
-    restore.add_copied_chunks()->set_first(first);
-    restore.mutable_copied_chunks()->rbegin()->set_count(count);
-  };
-  const auto chunks = static_cast<uint32_t>(configure.memory_bytes() >> 21);
-  add(0, 1);
-  add(1, 2);
-  add(chunks - 1, 1);
-  const auto parsed = parse(request);
-  REQUIRE(parsed.has_value());
-  const auto& copied = std::get<Configure>(parsed->call).machine.restore->copied_chunks;
-  CHECK_EQ(copied, std::vector<ChunkRun>{{0, 1}, {1, 2}, {chunks - 1, 1}});
-
-  const auto refused = [&](uint32_t first, uint32_t count) {
-    add(first, count);
-    const std::string why = reason(request);
-    restore.mutable_copied_chunks()->RemoveLast();
-    return why;
-  };
-  restore.mutable_copied_chunks()->RemoveLast();
-  CHECK_EQ(refused(3, 0), "COPIED_CHUNKS");
-  CHECK_EQ(refused(2, 1), "COPIED_CHUNKS");
-  CHECK_EQ(refused(0, 1), "COPIED_CHUNKS");
-  CHECK_EQ(refused(chunks, 1), "COPIED_CHUNKS");
-  CHECK_EQ(refused(chunks - 1, 2), "COPIED_CHUNKS");
-  CHECK_EQ(refused(UINT32_MAX, UINT32_MAX), "COPIED_CHUNKS");
-  restore.set_private_memory(false);
-  CHECK_EQ(reason(request), "COPIES_SHARED");
-  restore.set_private_memory(true);
-  restore.clear_copied_chunks();
-  configure.set_memory_bytes(uint64_t{1} << 32);
-  for (uint32_t i = 0; i < 1024; ++i) add(2 * i, 1);
-  CHECK(parse(request).has_value());
-  add(2046, 1);
-  CHECK_EQ(reason(request), "TOO_MANY");
-}
-
 TEST_CASE("a save is told what becomes of memory, by what was said last") {
   ::mayfly::control::Request request;
   request.set_id(7);

@@ -71,6 +71,10 @@ Result<> validate_copies(const RestoreConfig& restore, uint64_t memory_bytes) {
                 "restore.copied_chunks: %zu of them are of a memory that is not private",
                 runs.size());
   }
+  if (restore.record && (!runs.empty() || restore.sharing != MemorySharing::kPrivate)) {
+    return fail({Code::kInvalidArgument, "RECORD_TOUCHED"},
+                "restore.record_touched: only with private_memory and without copied_chunks");
+  }
   const uint64_t chunks = (memory_bytes + kChunkBytes - 1) / kChunkBytes;
   uint64_t free = 0;
   for (size_t i = 0; i < runs.size(); ++i) {

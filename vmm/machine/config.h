@@ -61,6 +61,11 @@ struct MemoryLayer {
   Fd pages;
 };
 
+struct RecordConfig {
+  /// /dev/userfaultfd. Absent: some neighbours of touched pages are recorded too.
+  Fd userfault_device;
+};
+
 /// What a machine goes on from, instead of booting a kernel.
 struct RestoreConfig {
   /// The part `state` of a snapshot.
@@ -69,6 +74,8 @@ struct RestoreConfig {
   /// Of private RAM: copied before anything runs, into huge pages where the host gives them. Sorted
   /// and apart.
   std::vector<ChunkRun> copied_chunks;
+  /// What is touched of private RAM is recorded.
+  std::optional<RecordConfig> record;
   /// Copied over RAM, in this order; private RAM only.
   std::vector<MemoryLayer> layers;
   /// Absent: it stays as it was.
@@ -131,6 +138,19 @@ struct SaveConfig {
   /// An empty file for the part `state`.
   Fd state;
   std::variant<LeaveMemory, ChangedPages, LeftAlone> memory;
+};
+
+/// A bit for each 4 KiB of RAM in each.
+struct TouchedFiles {
+  Fd touched;
+  Fd written;
+};
+
+struct TouchedPages {
+  uint64_t touched_count = 0;
+  uint64_t written_count = 0;
+  /// Else some neighbours of touched pages are among them.
+  bool is_exact = false;
 };
 
 /// What a save was.

@@ -9,6 +9,7 @@
 #include "vmm/boot/kernel.h"
 #include "vmm/boot/layout.h"
 #include "vmm/kvm/cpuid_x86.h"
+#include "vmm/machine/touched_pages_sys.h"
 
 #include <cstring>
 #include <utility>
@@ -61,6 +62,9 @@ Result<> Machine::build(const snapshot::MachineState* saved) {
   // Before there is a VM that would have to be told of each mapping.
   if (config_.restore) {
     TRY(memory_->copy_chunks(config_.memory.ref(), config_.restore->copied_chunks));
+    if (const auto& record = config_.restore->record) {
+      record_.emplace(begin_record(*memory_, record->userfault_device.ref()));
+    }
   }
   phases_.memory_ns = monotonic_ns();
   kvm_.emplace(TRY(kvm::Kvm::create(config_.kvm.ref())));

@@ -70,6 +70,8 @@ class Machine final : public EndListener,
   /// Of a paused machine, which can be resumed afterwards. On an Error nothing has changed but the
   /// files, or the machine has ended.
   Result<Saved> save(const SaveConfig& config);
+  /// What was touched of RAM since it was restored, where its config said so; at any time.
+  Result<TouchedPages> touched_pages(const TouchedFiles& files);
   Result<> connect_vsock(uint32_t port, Fd stream);
 
   /// Runs the loop once. Instead of Loop::run_once() while there is a machine: it may have
@@ -156,6 +158,8 @@ class Machine final : public EndListener,
 
   // Borrowers come after their owners.
   std::optional<GuestMemory> memory_;
+  // Of RAM whose touched pages are recorded; invalid in it: not exactly.
+  std::optional<Fd> record_;
   std::optional<kvm::Kvm> kvm_;
   kvm::MsrList msr_list_;
   std::optional<kvm::Vm> vm_;

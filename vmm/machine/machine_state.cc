@@ -7,6 +7,7 @@
 #include "vmm/boot/layout.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/memory_layer_sys.h"
+#include "vmm/machine/touched_pages_sys.h"
 
 #include <utility>
 
@@ -179,6 +180,16 @@ Result<uint64_t> Machine::save_memory(const SaveConfig& config) {
     return std::unexpected(std::move(left).error());
   }
   return 0;
+}
+
+Result<TouchedPages> Machine::touched_pages(const TouchedFiles& files) {
+  if (!record_) {
+    return fail({Code::kFailedPrecondition, "NOT_RECORDED"},
+                "get_touched_pages: the machine was not restored with record_touched");
+  }
+  TouchedPages pages = TRY(write_touched(*memory_, pagemap_, files));
+  pages.is_exact = record_->valid();
+  return pages;
 }
 
 Result<Saved> Machine::save(const SaveConfig& config) {

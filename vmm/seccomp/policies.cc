@@ -13,6 +13,7 @@
 #include "vmm/control/server_rules.h"
 #include "vmm/kvm/kvm_rules.h"
 #include "vmm/machine/memory_layer_rules.h"
+#include "vmm/machine/touched_pages_rules.h"
 #include "vmm/machine/vcpu_group_rules.h"
 
 #include <algorithm>
@@ -66,7 +67,7 @@ Policy start_policy() {
   // First what the threads under stacked filters go on calling.
   add(policy, {kvm::kRunRules, loop_policy().rules, vcpu_policy().rules});
   add(policy,
-      {kvm::kBuildRules, kvm::kRestoreRules, kGuestMemoryRules, kFdSetupRules,
+      {kvm::kBuildRules, kvm::kRestoreRules, kGuestMemoryRules, kFdSetupRules, kTouchedPagesRules,
        boot::kImageFileRules, seccomp::kStartThreadRules, kVcpuStartRules, seccomp::kInstallRules});
   return policy;
 }
