@@ -3,6 +3,7 @@
 
 import os
 import socket
+import time
 
 from harness import PATIENCE, PROBE, VMM, control_pb
 
@@ -193,6 +194,7 @@ class Monitor:
         return connection
 
     def send(self, data, fds=()):
+        self.sent_ns = time.monotonic_ns()
         socket.send_fds(self.connection, [data], fds)
 
     def receive(self):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""From Configure to the guest's first exit: a restore in a running monitor against the floor. README.md.
+"""To the guest's first exit: a restore in a running monitor, and the claim of a parked one, against the floor. README.md.
 
 usage: tests/perf/restore_floor.py --floor PATH [--rounds N] [--memory-mib N]
 
@@ -14,6 +14,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -26,6 +27,7 @@ from harness import control_pb
 POWER_OFF = bytes.fromhex("ba00060000 b034 ee")
 CODE = 0x1000
 RIP = 16 * 8  # in kvm_regs
+SETTLED_S = 0.02  # after which a parked monitor's threads wait
 
 
 def prepared(work, disk, size):
@@ -46,15 +48,36 @@ def prepared(work, disk, size):
     return Snapshot(snapshot.memory, state_file.file_of(state_file.bytes_of(state)))
 
 
+def end_of(monitor):
+    assert monitor.wait() == 0
+    report = monitor.exit_report()
+    assert report.reason == control_pb.EXIT_REASON_GUEST_POWEROFF, report
+    monitor.close()
+    return report
+
+
+def claim(work, name, snapshot, disk, size):
+    """A parked monitor's claim: the phases since it had it, in µs, and since it was sent."""
+    monitor = Monitor(work, name=name)
+    reply = monitor.park(snapshot, ports={}, memory_bytes=size)
+    assert not reply.HasField("status"), reply
+    time.sleep(SETTLED_S)
+    reply = monitor.claim([disk], cid=5, generation_id=bytes(range(16)))
+    assert not reply.HasField("status"), reply
+    report = end_of(monitor)
+    phases = report.phases
+    steps = {"devices": phases.claim_devices_ns, "vcpus": phases.claim_vcpus_ns, "running": phases.running_ns,
+             "exit": report.ended_ns}
+    return {"sent": (phases.claim_ns - monitor.sent_ns) / 1000,
+            **{step: (at - phases.claim_ns) / 1000 for step, at in steps.items()}}
+
+
 def life(work, name, **options):
     """A monitor's whole life: the phases from Configure on, in µs."""
     monitor = Monitor(work, name=name)
     reply = monitor.configure(**options)
     assert not reply.HasField("status"), reply
-    assert monitor.wait() == 0
-    report = monitor.exit_report()
-    assert report.reason == control_pb.EXIT_REASON_GUEST_POWEROFF, report
-    monitor.close()
+    report = end_of(monitor)
     phases = report.phases
     steps = {"memory": phases.memory_ns, "vm": phases.vm_ns, "devices": phases.devices_ns,
              "kernel": phases.kernel_ns or phases.devices_ns, "vcpus": phases.vcpus_ns, "running": phases.running_ns,
@@ -83,6 +106,7 @@ def main():
         "firecracker order": lambda number: floor("firecracker"),
         "boot": lambda number: life(work, f"b{number}", cmdline="exit", **devices),
         "restore": lambda number: life(work, f"r{number}", restore=snapshot, **devices),
+        "claim": lambda number: claim(work, f"c{number}", snapshot, disk, size),
     }
     samples = {name: [] for name in contenders}
     names = list(contenders)
@@ -91,16 +115,19 @@ def main():
             sample = contenders[name](number)
             if number > 0:
                 samples[name].append(sample)
-    print(f"{'µs to the first exit':20} {'min':>8} {'p50':>8} {'p99':>8} {'/floor':>8} {'/firecracker':>12}")
+    print(f"{'µs to the first exit':20} {'min':>8} {'p50':>8} {'p99':>8} {'p50/floor':>10} {'p99/floor':>10} "
+          f"{'/firecracker':>12}")
+    floor_p50 = statistics.median(row["exit"] for row in samples["floor"])
     for name, rows in samples.items():
         values = sorted(row["exit"] for row in rows)
         ratios = [statistics.median(row["exit"] / base["exit"] for row, base in zip(rows, samples[other]))
                   for other in ("floor", "firecracker order")]
-        print(f"{name:20} {values[0]:8.0f} {statistics.median(values):8.0f} {values[len(values) * 99 // 100]:8.0f} "
-              f"{ratios[0]:8.2f} {ratios[1]:12.3f}")
-    for name in ("boot", "restore"):
+        p99 = values[len(values) * 99 // 100]
+        print(f"{name:20} {values[0]:8.0f} {statistics.median(values):8.0f} {p99:8.0f} {ratios[0]:10.2f} "
+              f"{p99 / floor_p50:10.2f} {ratios[1]:12.3f}")
+    for name in ("boot", "restore", "claim"):
         steps = {step: round(statistics.median(row[step] for row in samples[name])) for step in samples[name][0]}
-        print(f"{name}, p50 µs since Configure: {steps}")
+        print(f"{name}, p50 µs since {'Claim' if name == 'claim' else 'Configure'}: {steps}")
     work.close()
 
 

@@ -268,6 +268,12 @@ Result<> load_acpi_tables(const GuestMemory& memory, const AcpiConfig& config) {
   return write_generation_id(memory, config.generation_id);
 }
 
+Result<GenerationId> read_generation_id(const GuestMemory& memory) {
+  GenerationId id;
+  TRY(memory.view({kGenerationId, id.size()})).read(0, id);
+  return id;
+}
+
 Result<> write_generation_id(const GuestMemory& memory, const GenerationId& id) {
   TRY(memory.view({kGenerationId, id.size()})).write(0, id);
   return {};

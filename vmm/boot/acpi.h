@@ -35,7 +35,8 @@ std::vector<std::byte> acpi_tables(const AcpiConfig& config);
 
 /// Writes them and the generation id into guest RAM. `config` is ours, so they always fit.
 Result<> load_acpi_tables(const GuestMemory& memory, const AcpiConfig& config);
-/// Writes a new one; no vCPU runs.
+/// The one that is there, and a new one; no vCPU runs.
+Result<GenerationId> read_generation_id(const GuestMemory& memory);
 Result<> write_generation_id(const GuestMemory& memory, const GenerationId& id);
 
 }  // namespace mayfly::boot

@@ -62,6 +62,14 @@ struct XsaveArea {
 };
 static_assert(sizeof(XsaveArea) == 4096);
 
+/// KVM_SET_SIGNAL_MASK: which signals are blocked in KVM_RUN; the kernel's own set of 64.
+struct SignalMask {
+  uint32_t size = sizeof(signals);
+  std::array<uint8_t, 8> signals = {};
+};
+static_assert(sizeof(SignalMask) == 12);
+
+inline constexpr unsigned long kSetSignalMask = _IOC(_IOC_WRITE, KVMIO, 0x8b, 4);
 inline constexpr unsigned long kGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, 8);
 inline constexpr unsigned long kSetCpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8);
 inline constexpr unsigned long kGetCpuid2 = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x91, 8);

@@ -59,6 +59,7 @@ inline constexpr auto kRestoreRules = std::to_array<seccomp::Rule>({
     allow_request(kSetMsrs, "a vCPU's state"),
     allow_request(KVM_SET_VCPU_EVENTS, "a vCPU's state"),
     allow_request(KVM_SET_CLOCK, "kvmclock goes on from where it was"),
+    allow_request(kSetSignalMask, "a parked vCPU is prepared up to its first guest instruction"),
 });
 
 /// Saving a machine. Nothing that changes one.

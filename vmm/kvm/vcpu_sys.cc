@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -115,6 +116,24 @@ Exit Vcpu::run() {
     return {.kind = ExitKind::kError, .detail = static_cast<uint32_t>(errno)};
   }
   return decode();
+}
+
+// KVM looks for signals after all its preparations, right before it enters the guest. So one waits
+// for it there, which only KVM_RUN lets through.
+void Vcpu::warm_up() {
+  sigset_t kick;
+  sigset_t before;
+  sigemptyset(&kick);
+  sigaddset(&kick, kKickSignal);
+  if (::pthread_sigmask(SIG_BLOCK, &kick, &before) != 0) return;
+  ::pthread_kill(::pthread_self(), kKickSignal);
+  const SignalMask none;
+  // SAFETY: as above; without the mask the vCPU would run, so it must be there.
+  if (::ioctl(fd_.number(), kSetSignalMask, &none) == 0) {
+    ::ioctl(fd_.number(), KVM_RUN, 0);
+    ::ioctl(fd_.number(), kSetSignalMask, nullptr);
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 Exit Vcpu::decode() const {

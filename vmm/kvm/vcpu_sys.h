@@ -76,6 +76,10 @@ class Vcpu {
   /// watchdogs start anew. Nothing where the guest has no kvmclock.
   void tell_pause();
 
+  /// Does what run() does before the first guest instruction, and stops there: KVM makes the tables
+  /// it translates the guest's addresses with, for example. For a vCPU that has its state, on its
+  /// own thread.
+  void warm_up();
   /// Runs guest code until something needs the monitor.
   Exit run();
 

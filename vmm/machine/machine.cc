@@ -191,10 +191,11 @@ Result<> Machine::pause() {
 Result<> Machine::resume() {
   TRY(expect(State::kPaused, "resume"));
   for (kvm::Vcpu& vcpu : vcpus_->vcpus()) vcpu.tell_pause();
-  devices_->thaw();
   state_ = State::kRunning;
   if (phases_.running_ns == 0) phases_.running_ns = monotonic_ns();
   vcpus_->run();
+  // A guest that is quicker asks a frozen device, which then finds what it was asked.
+  devices_->thaw();
   return {};
 }
 

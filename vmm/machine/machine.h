@@ -124,8 +124,11 @@ class Machine final : public EndListener,
   static Result<snapshot::MachineState> saved_state(const MachineConfig& config);
   Result<> restore(const RestoreConfig& config, const snapshot::MachineState& saved);
   Result<> restore_memory(const RestoreConfig& config);
-  Result<> create_vcpus(const snapshot::MachineState& state);
-  Result<> restore_parts(const snapshot::MachineState& state);
+  Result<std::vector<kvm::Vcpu>> create_vcpus(const snapshot::MachineState& state);
+  Result<> restore_devices(const snapshot::MachineState& state);
+  Result<> restore_vcpus(std::vector<kvm::Vcpu>& vcpus, const snapshot::MachineState& state);
+  Result<> park(std::vector<kvm::Vcpu> vcpus, const snapshot::MachineState& saved);
+  Waiting waiting_for(const snapshot::MachineState& saved) const;
   Result<> restore_time(const Waiting& waiting);
   Result<> set_generation_id(const std::optional<boot::GenerationId>& id);
   Result<> take_claim(ClaimConfig& config);

@@ -64,21 +64,37 @@ Result<snapshot::MachineState> Machine::saved_state(const MachineConfig& config)
 }
 
 Result<> Machine::restore(const RestoreConfig& config, const snapshot::MachineState& saved) {
-  TRY(with_context(create_vcpus(saved), "restore.state_fd"));
+  std::vector<kvm::Vcpu> vcpus = TRY(with_context(create_vcpus(saved), "restore.state_fd"));
+  if (config.parks) return park(std::move(vcpus), saved);
+  // Their threads confine themselves while the rest is restored here; none runs before start().
+  vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this));
   TRY(restore_memory(config));
-  TRY(with_context(restore_parts(saved), "restore.state_fd"));
-  Waiting waiting{.vcpus = {}, .disks = {}, .clock_ns = saved.clock.clock_ns};
-  for (const snapshot::Vcpu& vcpu : saved.vcpus) waiting.vcpus.push_back(time_of(vcpu.state));
-  if (config.parks) {
-    waiting.disks.assign(saved.devices.begin() + devices_->count(), saved.devices.end());
-    waiting_ = std::make_unique<Waiting>(std::move(waiting));
-    state_ = State::kParked;
-    return {};
-  }
-  TRY(with_context(restore_time(waiting), "restore.state_fd"));
+  TRY(with_context(restore_devices(saved), "restore.state_fd"));
+  TRY(with_context(restore_vcpus(vcpus_->vcpus(), saved), "restore.state_fd"));
+  TRY(with_context(restore_time(waiting_for(saved)), "restore.state_fd"));
   TRY(set_generation_id(config.generation_id));
   state_ = State::kPaused;
   return {};
+}
+
+// The threads come last here: they prepare what the vCPUs are, and have time for it.
+Result<> Machine::park(std::vector<kvm::Vcpu> vcpus, const snapshot::MachineState& saved) {
+  TRY(restore_memory(*config_.restore));
+  TRY(with_context(restore_devices(saved), "restore.state_fd"));
+  TRY(with_context(restore_vcpus(vcpus, saved), "restore.state_fd"));
+  // Its page is the machine's own from here on, which so costs the claim nothing.
+  TRY(boot::write_generation_id(*memory_, TRY(boot::read_generation_id(*memory_))));
+  waiting_ = std::make_unique<Waiting>(waiting_for(saved));
+  vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this, VcpuGroup::First::kWarmUp));
+  state_ = State::kParked;
+  return {};
+}
+
+Machine::Waiting Machine::waiting_for(const snapshot::MachineState& saved) const {
+  Waiting waiting{.vcpus = {}, .disks = {}, .clock_ns = saved.clock.clock_ns};
+  for (const snapshot::Vcpu& vcpu : saved.vcpus) waiting.vcpus.push_back(time_of(vcpu.state));
+  waiting.disks.assign(saved.devices.begin() + devices_->count(), saved.devices.end());
+  return waiting;
 }
 
 // After the local APICs, which take the interrupt.
@@ -118,27 +134,29 @@ Result<> Machine::restore_memory(const RestoreConfig& config) {
   return {};
 }
 
-// Their threads confine themselves while the rest is restored here; none runs before start().
-Result<> Machine::create_vcpus(const snapshot::MachineState& state) {
+Result<std::vector<kvm::Vcpu>> Machine::create_vcpus(const snapshot::MachineState& state) {
   std::vector<kvm::Vcpu> vcpus;
   vcpus.reserve(state.vcpus.size());
   for (uint32_t index = 0; index < state.vcpus.size(); ++index) {
     vcpus.push_back(TRY(
         with_context(create_vcpu(index, state.vcpus[index].cpuid), format("vcpus[%u]", index))));
   }
-  vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this));
-  return {};
+  return vcpus;
 }
 
-Result<> Machine::restore_parts(const snapshot::MachineState& state) {
+Result<> Machine::restore_devices(const snapshot::MachineState& state) {
   ioapic_.restore(state.ioapic);
   // What the guest had asked of them waits for resume().
   devices_->freeze();
   std::span<const snapshot::Device> devices = state.devices;
   // Disks come with the claim.
   if (config_.restore->parks) devices = devices.first(devices_->count());
-  TRY(devices_->restore(devices));
-  for (kvm::Vcpu& vcpu : vcpus_->vcpus()) {
+  return devices_->restore(devices);
+}
+
+Result<> Machine::restore_vcpus(std::vector<kvm::Vcpu>& vcpus,
+                                const snapshot::MachineState& state) {
+  for (kvm::Vcpu& vcpu : vcpus) {
     TRY(with_context(vcpu.restore(state.vcpus[vcpu.index()].state),
                      format("vcpus[%u]", vcpu.index())));
   }

@@ -36,9 +36,16 @@ class ExitHandler {
 
 class VcpuGroup {
  public:
+  /// What a thread does before it confines itself and waits for the first time.
+  enum class First : uint8_t {
+    kNothing,
+    kWarmUp,  // Vcpu::warm_up(): the vCPUs have their state, and may wait for long
+  };
+
   /// Starts a parked thread for each vCPU. `handler` outlives the group.
   static Result<std::unique_ptr<VcpuGroup>> create(std::vector<kvm::Vcpu> vcpus,
-                                                   ExitHandler& handler);
+                                                   ExitHandler& handler,
+                                                   First first = First::kNothing);
   /// Parks and joins.
   ~VcpuGroup();
   VcpuGroup(const VcpuGroup&) = delete;
@@ -54,7 +61,7 @@ class VcpuGroup {
  private:
   enum class Wanted : uint8_t { kParked, kRunning, kGone };
 
-  VcpuGroup(std::vector<kvm::Vcpu> vcpus, ExitHandler& handler);
+  VcpuGroup(std::vector<kvm::Vcpu> vcpus, ExitHandler& handler, First first);
   void thread_main(uint32_t index);
   bool wait_at_gate(kvm::Vcpu& vcpu);
   void run_guest(kvm::Vcpu& vcpu);
@@ -64,6 +71,7 @@ class VcpuGroup {
 
   std::vector<kvm::Vcpu> vcpus_;
   ExitHandler& handler_;
+  const First first_;
   mutable std::mutex gate_;
   std::condition_variable gate_changed_;
   std::atomic<Wanted> wanted_ = Wanted::kParked;  // written under gate_

@@ -10,12 +10,12 @@
 
 namespace mayfly {
 
-VcpuGroup::VcpuGroup(std::vector<kvm::Vcpu> vcpus, ExitHandler& handler)
-    : vcpus_(std::move(vcpus)), handler_(handler) {}
+VcpuGroup::VcpuGroup(std::vector<kvm::Vcpu> vcpus, ExitHandler& handler, First first)
+    : vcpus_(std::move(vcpus)), handler_(handler), first_(first) {}
 
 Result<std::unique_ptr<VcpuGroup>> VcpuGroup::create(std::vector<kvm::Vcpu> vcpus,
-                                                     ExitHandler& handler) {
-  std::unique_ptr<VcpuGroup> group(new VcpuGroup(std::move(vcpus), handler));
+                                                     ExitHandler& handler, First first) {
+  std::unique_ptr<VcpuGroup> group(new VcpuGroup(std::move(vcpus), handler, first));
   group->threads_.reserve(group->vcpus_.size());
   for (uint32_t index = 0; index < group->vcpus_.size(); ++index) {
     group->threads_.emplace_back([self = group.get(), index] { self->thread_main(index); });
@@ -84,6 +84,7 @@ void VcpuGroup::close_gate() {
 void VcpuGroup::thread_main(uint32_t index) {
   // By the thread itself: naming another thread opens a file in /proc.
   ::prctl(PR_SET_NAME, format("vcpu%u", index).c_str());
+  if (first_ == First::kWarmUp) vcpus_[index].warm_up();
   if (!handler_.on_thread_start()) close_gate();
   while (wait_at_gate(vcpus_[index])) run_guest(vcpus_[index]);
 }
