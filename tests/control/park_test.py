@@ -2,6 +2,7 @@
 """Parked machines, by the monitor's control socket: all is restored but what makes it one VM; a claim brings that."""
 
 import os
+import re
 import socket
 import time
 
@@ -12,6 +13,8 @@ from control.seccomp_test import status_of
 from harness import control_pb
 
 ID = b"0123456789abcdef"
+TSC = 0x10
+KVM_CLOCK_HOST_TSC = 8
 
 
 class ParkCase(SaveCase):
@@ -104,6 +107,68 @@ class ParkTest(ParkCase):
         os.write(shell.console_input, b"quit\n")
         self.assertEqual(shell.wait(), 0)
         self.assertTrue(shell.console().endswith(b"echo quit\nPASS echo\n"), shell.console())
+
+
+class TimeTest(ParkCase):
+    """A parked machine's time stands still, whatever shows it."""
+    WAIT_S = 4
+
+    def waited(self, words, until, **options):
+        """The original, its snapshot, and what was parked since, for a while."""
+        original = self.configured(words, **options)
+        harness.wait_until(lambda: until in original.console(), f"the guest says {until}")
+        self.ok(original.call(pause=control_pb.Pause()))
+        snapshot, saved = self.save(original)
+        self.tsc_khz = saved.tsc_khz
+        shell = self.parked(snapshot, **options)
+        time.sleep(self.WAIT_S)
+        return original, snapshot, shell
+
+    def need_own_tsc(self, state):
+        """Some KVMs without hardware virtualisation give every guest the host's counter, whatever is set."""
+        tsc = next(msr.data for msr in state.vcpus[0].msrs if msr.index == TSC)
+        if state.clock.flags & KVM_CLOCK_HOST_TSC and abs(tsc - state.clock.host_tsc) < self.tsc_khz * 1000:
+            self.skipTest("this host's KVM lets a guest's time-stamp counter not be set")
+
+    def test_its_state_is_the_one_that_was_saved(self):
+        words = f"probe.test=tsc probe.count={10**15}"
+        _, snapshot, shell = self.waited(words, b"ready\n", vcpu_count=2, ports={})
+        before_ram = self.ram_of(shell)
+        self.assertEqual(before_ram, snapshot.image(), "a parked machine's memory changed")
+        self.ok(shell.claim(cid=3, start=False))
+        saved, _ = self.save(shell, snapshot)
+        one, other = state_file.read(snapshot.state), state_file.read(saved.state)
+        for before, after in zip(one.vcpus, other.vcpus):
+            self.assertEqual({msr.index: msr.data for msr in before.msrs if msr.index != TSC},
+                             {msr.index: msr.data for msr in after.msrs if msr.index != TSC})
+            for vcpu in (before, after):
+                vcpu.ClearField("msrs")
+        self.assertGreaterEqual(other.clock.clock_ns, one.clock.clock_ns)
+        self.assertLess(other.clock.clock_ns - one.clock.clock_ns, self.WAIT_S * 500_000_000, "kvmclock leapt")
+        for state in (one, other):
+            state.ClearField("clock")
+        self.assertEqual(one, other)
+
+    def test_its_guest_sees_no_leap(self):
+        count = 2_000_000_000
+        _, snapshot, shell = self.waited(f"probe.test=tsc probe.count={count}", b"ready\n")
+        self.ok(shell.claim())
+        self.assertEqual(shell.wait(), 0)
+        said = re.search(rb"^leapt by (\d+) of (\d+)\nPASS tsc\n$", shell.console(), re.MULTILINE)
+        leapt, of = map(int, said.groups())
+        self.need_own_tsc(state_file.read(snapshot.state))
+        self.assertLess(leapt, self.tsc_khz * 1000 * self.WAIT_S // 2, shell.console())
+        self.assertGreaterEqual(of, count)
+
+    def test_its_timer_goes_on_with_what_was_left(self):
+        seconds = 2
+        _, _, shell = self.waited(f"probe.test=timer probe.wait={seconds * 10**9}", b"armed\n")
+        begin = time.monotonic()
+        self.ok(shell.claim())
+        self.assertEqual(shell.wait(), 0)
+        self.assertTrue(shell.console().endswith(b"PASS timer\n"), shell.console())
+        # Most of it was left when it was saved.
+        self.assertGreater(time.monotonic() - begin, seconds / 4)
 
 
 class RefusedClaimTest(ParkCase):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""To the guest's first exit: a restore in a running monitor, and the claim of a parked one, against the floor. README.md.
+"""To the guest's first exit: a restore in a monitor that runs, a claim of a parked one, against the floor. README.md.
 
 usage: tests/perf/restore_floor.py --floor PATH [--rounds N] [--memory-mib N]
 

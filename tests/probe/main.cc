@@ -31,6 +31,7 @@ constexpr Test kTests[] = {
     {"vsock", test_vsock},
     {"registers", test_registers},
     {"timer", test_timer},
+    {"tsc", test_tsc},
     {"smp", test_smp},
 };
 

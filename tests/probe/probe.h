@@ -80,6 +80,7 @@ void test_rng();
 void test_vsock();
 void test_registers();
 void test_timer();
+void test_tsc();
 void test_smp();
 
 }  // namespace probe

@@ -58,6 +58,26 @@ void test_timer() {
   Line() << "interrupted after " << spins << " spins";
 }
 
+// Says `ready`, watches the time-stamp counter go on, and says how far it leapt at most between
+// two looks at it.
+void test_tsc() {
+  start_report();
+  const uint64_t count = number_option("count", 2'000'000'000);
+  {
+    Line() << "ready";
+  }
+  const uint64_t begin = cycles();
+  uint64_t last = begin;
+  uint64_t longest = 0;
+  while (last - begin < count) {
+    const uint64_t now = cycles();
+    require(now >= last, "the time-stamp counter went back");
+    if (now - last > longest) longest = now - last;
+    last = now;
+  }
+  Line() << "leapt by " << longest << " of " << last - begin;
+}
+
 // Starts `others` processors, which count; looks on as each of them gets on, again and again.
 void test_smp() {
   start_report();
