@@ -152,6 +152,7 @@ class ClientImpl final : public Client {
   MAYFLY_UNARY(snapshots_, DeleteSnapshot)
   MAYFLY_UNARY(snapshots_, RebaseSnapshot)
   MAYFLY_UNARY(snapshots_, VerifySnapshot)
+  MAYFLY_UNARY(snapshots_, RecordWorkingSet)
   MAYFLY_UNARY(snapshots_, RestoreVm)
   MAYFLY_UNARY(templates_, PrepareTemplate)
   MAYFLY_UNARY(templates_, GetTemplate)

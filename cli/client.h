@@ -68,6 +68,7 @@ class Client {
   virtual Result<v1::DeleteSnapshotResponse> call(const v1::DeleteSnapshotRequest& request) = 0;
   virtual Result<v1::RebaseSnapshotResponse> call(const v1::RebaseSnapshotRequest& request) = 0;
   virtual Result<v1::VerifySnapshotResponse> call(const v1::VerifySnapshotRequest& request) = 0;
+  virtual Result<v1::RecordWorkingSetResponse> call(const v1::RecordWorkingSetRequest& request) = 0;
   virtual Result<v1::RestoreVmResponse> call(const v1::RestoreVmRequest& request) = 0;
   virtual Result<v1::PrepareTemplateResponse> call(const v1::PrepareTemplateRequest& request) = 0;
   virtual Result<v1::GetTemplateResponse> call(const v1::GetTemplateRequest& request) = 0;

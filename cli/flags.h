@@ -122,6 +122,9 @@ struct RestoreFlags {
   std::optional<uint64_t> guest_cid;
   bool paused = false;
   bool allow_slow_kvm = false;
+  // Empty, or lazy, balanced or latency.
+  std::string memory_policy;
+  bool record_working_set = false;
   LimitFlags limits;
   // Empty: not from a template.
   std::string template_id;

@@ -255,6 +255,16 @@ void add_rebase(CLI::App& snapshot, Everything& all) {
   command->callback([&] { all.action = [&] { return rebase_snapshot(all.global, all.rebase); }; });
 }
 
+void add_record(CLI::App& app, Everything& all) {
+  CLI::App* command = app.add_subcommand(
+      "record", "Let a snapshot's next VMs have at hand what this VM of it has touched");
+  command->add_option("vm", all.snapshot.vm_id, "the VM's id")->required();
+  command->footer(
+      "  mayfly restore warm w --record-working-set && curl http://w/ && mayfly snapshot record w");
+  command->callback(
+      [&] { all.action = [&] { return record_working_set(all.global, all.snapshot.vm_id); }; });
+}
+
 void add_snapshot(CLI::App& app, Everything& all) {
   CLI::App* snapshot =
       app.add_subcommand("snapshot", "Save VMs, and look after what was saved of them");
@@ -289,6 +299,7 @@ void add_snapshot(CLI::App& app, Everything& all) {
   add_snapshot_id(*snapshot, all, "verify",
                   "Read every byte of a snapshot, and of those that it stands on", verify_snapshot);
   add_rebase(*snapshot, all);
+  add_record(*snapshot, all);
   CLI::App* delete_command = snapshot->add_subcommand("delete", "Remove snapshots");
   delete_command->add_option("snapshot", all.snapshot_ids, "the snapshots' ids")->required();
   delete_command->callback(
@@ -341,6 +352,12 @@ void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
   command->add_flag("--paused", flags.paused, "do not run it yet");
   command->add_flag("--allow-slow-kvm", flags.allow_slow_kvm,
                     "try although this host's KVM only emulates a guest's kernel");
+  command
+      ->add_option("--memory-policy", flags.memory_policy,
+                   "what of its working set is copied beforehand (default: balanced)")
+      ->check(CLI::IsMember({"lazy", "balanced", "latency"}));
+  command->add_flag("--record-working-set", flags.record_working_set,
+                    "for `snapshot record`: slower, and it can tell what memory it touches");
   add_limit_flags(command, flags.limits);
 }
 

@@ -77,6 +77,21 @@ int rebase_snapshot(const GlobalFlags& global, const RebaseFlags& flags) {
   return 0;
 }
 
+int record_working_set(const GlobalFlags& global, const std::string& vm_id) {
+  v1::RecordWorkingSetRequest request;
+  request.set_vm_id(vm_id);
+  const auto response = connect(global)->call(request);
+  if (!response) return failed(global, response.error());
+  if (global.json) {
+    print_json(*response);
+    return 0;
+  }
+  std::printf("%s: %.1f MiB touched, %.1f MiB of them written\n", vm_id.c_str(),
+              static_cast<double>(response->touched_bytes()) / (1 << 20),
+              static_cast<double>(response->written_bytes()) / (1 << 20));
+  return 0;
+}
+
 int delete_snapshots(const GlobalFlags& global, const std::vector<std::string>& snapshot_ids) {
   return delete_each(global, snapshot_ids, [](const std::string& id) {
     v1::DeleteSnapshotRequest request;

@@ -14,6 +14,7 @@ namespace mayfly::cli {
 int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags);
 int list_snapshots(const GlobalFlags& global);
 int inspect_snapshot(const GlobalFlags& global, const std::string& snapshot_id);
+int record_working_set(const GlobalFlags& global, const std::string& vm_id);
 int verify_snapshot(const GlobalFlags& global, const std::string& snapshot_id);
 int rebase_snapshot(const GlobalFlags& global, const RebaseFlags& flags);
 int delete_snapshots(const GlobalFlags& global, const std::vector<std::string>& snapshot_ids);

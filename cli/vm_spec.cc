@@ -90,6 +90,10 @@ v1::RestoreOverrides make_overrides(const RestoreFlags& flags) {
     disk->set_path(absolute(named ? text.substr(4) : text));
   }
   if (flags.guest_cid) overrides.set_guest_cid(*flags.guest_cid);
+  if (flags.memory_policy == "lazy") overrides.set_memory_policy(v1::MEMORY_POLICY_LAZY);
+  if (flags.memory_policy == "balanced") overrides.set_memory_policy(v1::MEMORY_POLICY_BALANCED);
+  if (flags.memory_policy == "latency") overrides.set_memory_policy(v1::MEMORY_POLICY_LATENCY);
+  overrides.set_record_working_set(flags.record_working_set);
   *overrides.mutable_limits() = make_limits(flags.limits);
   overrides.set_allow_slow_kvm(flags.allow_slow_kvm);
   return overrides;

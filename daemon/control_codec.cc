@@ -108,6 +108,18 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
       place(packet, layer, *restore.add_layers());
     }
     restore.set_generation_id(params.restore->generation_id);
+    for (const ChunkRun& run : params.restore->copied_chunks) {
+      control::ChunkRun& added = *restore.add_copied_chunks();
+      added.set_first(run.first);
+      added.set_count(run.count);
+    }
+    if (params.restore->record_touched) {
+      control::RecordTouched& record = *restore.mutable_record_touched();
+      record.set_has_userfault_device(params.restore->userfault_device.valid());
+      if (params.restore->userfault_device.valid()) {
+        record.set_userfault_device_fd(place(packet, params.restore->userfault_device));
+      }
+    }
     restore.set_park(params.restore->parks);
   }
   packet.bytes = request.SerializeAsString();
@@ -142,6 +154,17 @@ ControlPacket encode_save(uint64_t id, const SaveParams& params) {
   } else {
     out.set_leave_memory(true);
   }
+  packet.bytes = request.SerializeAsString();
+  return packet;
+}
+
+ControlPacket encode_get_touched_pages(uint64_t id, FdRef touched, FdRef written) {
+  ControlPacket packet;
+  control::Request request;
+  request.set_id(id);
+  control::GetTouchedPages& out = *request.mutable_get_touched_pages();
+  out.set_touched_fd(place(packet, touched));
+  out.set_written_fd(place(packet, written));
   packet.bytes = request.SerializeAsString();
   return packet;
 }
@@ -194,6 +217,9 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
   if (in.has_saved()) {
     reply.saved =
         MonitorSaved{.tsc_khz = in.saved().tsc_khz(), .page_count = in.saved().page_count()};
+  }
+  if (in.has_touched_pages()) {
+    reply.touched_pages = MonitorTouchedPages{.is_exact = in.touched_pages().is_exact()};
   }
   return reply;
 }

@@ -44,6 +44,18 @@ struct LayerParams {
 
 inline constexpr size_t kGenerationIdBytes = 16;
 
+/// What Restore.copied_chunks counts in, and how many runs it may have.
+inline constexpr uint64_t kCopiedChunkBytes = uint64_t{2} << 20;
+inline constexpr size_t kMaxCopiedRuns = 1024;
+
+/// Chunks of a memory that follow one another.
+struct ChunkRun {
+  uint32_t first = 0;
+  uint32_t count = 0;
+
+  friend bool operator==(const ChunkRun&, const ChunkRun&) = default;
+};
+
 /// A machine that goes on from what was saved: its memory is mapped private.
 struct RestoreParams {
   FdRef state;
@@ -52,6 +64,11 @@ struct RestoreParams {
   std::string generation_id;
   // Waits for a claim (ClaimParams); then it has neither disks nor start.
   bool parks = false;
+  // Sorted and apart; none with record_touched.
+  std::vector<ChunkRun> copied_chunks = {};
+  bool record_touched = false;
+  // With record_touched; invalid: there is none.
+  FdRef userfault_device = {};
 };
 
 struct ConfigureParams {
@@ -105,6 +122,8 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params);
 ControlPacket encode_command(uint64_t id, Command command);
 ControlPacket encode_claim(uint64_t id, const ClaimParams& params);
 ControlPacket encode_save(uint64_t id, const SaveParams& params);
+/// Both files have a bit for each page.
+ControlPacket encode_get_touched_pages(uint64_t id, FdRef touched, FdRef written);
 ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd);
 
 /// CLOCK_MONOTONIC in ns as each step ended; 0: not reached.
@@ -145,11 +164,16 @@ struct MonitorSaved {
   uint64_t page_count = 0;
 };
 
+struct MonitorTouchedPages {
+  bool is_exact = false;
+};
+
 struct ControlReply {
   uint64_t id = 0;
   std::optional<Error> error;
   std::optional<MonitorPhases> phases;
   std::optional<MonitorSaved> saved;
+  std::optional<MonitorTouchedPages> touched_pages = {};
 };
 
 Result<ControlReply> parse_reply(std::span<const std::byte> packet);

@@ -231,6 +231,11 @@ void to_proto(const VmView& in, v1::Vm* out) {
   out->set_cmdline(in.cmdline);
   out->set_restored_from(in.restored_from);
   out->set_template_id(in.template_id);
+  if (!in.restored_from.empty()) {
+    out->mutable_memory()->set_policy(static_cast<v1::MemoryPolicy>(in.spec.memory_policy));
+    out->mutable_memory()->set_copied_bytes(in.copied_bytes);
+    out->mutable_memory()->set_records_working_set(in.spec.record_working_set);
+  }
   out->set_guest_cid(in.spec.agent ? in.spec.guest_cid : 0);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());

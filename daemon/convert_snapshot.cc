@@ -3,18 +3,27 @@
 
 #include "daemon/text.h"
 
+#include <algorithm>
+
 namespace mayfly::daemon {
 
 namespace {
 
 constexpr size_t kMaxCmdlineShown = 64 << 10;
 
+MemoryPolicy from_proto(v1::MemoryPolicy in) {
+  if (in == v1::MEMORY_POLICY_UNSPECIFIED) return MemoryPolicy::kBalanced;
+  return v1::MemoryPolicy_IsValid(in) ? static_cast<MemoryPolicy>(in) : MemoryPolicy::kUnknown;
+}
+
 RestoreOverrides from_proto(const v1::RestoreOverrides& in) {
   RestoreOverrides overrides{.disks = {},
                              .guest_cid = std::nullopt,
                              .console_kib = std::nullopt,
                              .limits = daemon::from_proto(in.limits()),
-                             .allow_slow_kvm = in.allow_slow_kvm()};
+                             .allow_slow_kvm = in.allow_slow_kvm(),
+                             .memory_policy = from_proto(in.memory_policy()),
+                             .record_working_set = in.record_working_set()};
   for (const v1::DiskOverride& disk : in.disks()) {
     overrides.disks.push_back(
         {.index = disk.index(), .path = disk.path(), .limits = daemon::from_proto(disk.limits())});
@@ -54,6 +63,8 @@ void to_proto(const snapshot::Manifest& in, v1::Snapshot* out) {
     added->set_serial(printable(disk.serial, kMaxSerialBytes));
     added->set_captured(disk.captured);
   }
+  out->set_has_working_set(std::ranges::any_of(
+      in.parts, [](const snapshot::Part& part) { return part.name == snapshot::kWorkingSetName; }));
   v1::SnapshotHost* host = out->mutable_host();
   host->set_cpu_vendor(printable(in.host.cpu_vendor, snapshot::kVendorSize));
   host->set_cpu_family(in.host.cpu_family);
@@ -117,6 +128,15 @@ void to_proto(const SnapshotView& in, v1::Snapshot* out) {
   out->set_stored_bytes(in.stored_bytes);
 }
 
+void to_proto(const RecordOutcome& in, v1::RecordWorkingSetResponse* out) {
+  out->set_snapshot_id(in.snapshot_id);
+  for (const std::string& id : in.template_ids) out->add_template_ids(id);
+  out->set_touched_bytes(in.touched_bytes);
+  out->set_written_bytes(in.written_bytes);
+  out->set_exact(in.is_exact);
+  to_proto(in.times, out->mutable_times());
+}
+
 TemplateRequest from_proto(const v1::PrepareTemplateRequest& in) {
   return {.template_id = in.template_id(), .snapshot_id = in.snapshot_id()};
 }
@@ -135,6 +155,8 @@ void to_proto(const TemplateView& in, v1::Template* out) {
   }
   out->set_agent(in.spec.agent);
   out->set_resident_bytes(in.resident_bytes);
+  out->set_huge_bytes(in.huge_bytes);
+  out->set_has_working_set(in.has_working_set);
 }
 
 }  // namespace mayfly::daemon

@@ -17,6 +17,7 @@ RestoreVmPlan from_proto(const v1::RestoreVmRequest& in);
 RebasePlan from_proto(const v1::RebaseSnapshotRequest& in);
 ClonePlan from_proto(const v1::CloneVmRequest& in);
 void to_proto(const SnapshotView& in, v1::Snapshot* out);
+void to_proto(const RecordOutcome& in, v1::RecordWorkingSetResponse* out);
 TemplateRequest from_proto(const v1::PrepareTemplateRequest& in);
 void to_proto(const TemplateView& in, v1::Template* out);
 

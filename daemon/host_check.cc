@@ -3,6 +3,7 @@
 
 #include "daemon/host_jail_check.h"
 #include "daemon/host_probe_sys.h"
+#include "daemon/huge_pages_sys.h"
 #include "daemon/text.h"
 
 #include <cstring>
@@ -95,17 +96,40 @@ HostCheck check_huge_pages() {
   return check;
 }
 
-HostCheck check_shmem_thp() {
+HostCheck check_shmem_thp(const Result<PageCosts>& costs) {
   HostCheck check{
       .name = "memfd-huge-pages", .status = CheckStatus::kOk, .detail = {}, .remedy = {}};
   const std::string mode = chosen(first_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled"));
   check.detail =
       "transparent huge pages for memfd: " + (mode.empty() ? "not in this kernel" : mode);
-  if (mode == "never" || mode == "deny" || mode.empty()) {
+  if (costs) {
+    check.detail += costs->has_memfd_huge_pages ? "; a memfd that asks gets them"
+                                                : "; a memfd that asks gets none";
+  }
+  if (costs ? !costs->has_memfd_huge_pages : mode == "never" || mode == "deny" || mode.empty()) {
     check.status = CheckStatus::kWarning;
     if (!mode.empty()) {
       check.remedy = "echo advise | sudo tee /sys/kernel/mm/transparent_hugepage/shmem_enabled";
     }
+  }
+  return check;
+}
+
+HostCheck check_page_costs(const Result<PageCosts>& costs) {
+  HostCheck check{.name = "page-costs", .status = CheckStatus::kOk, .detail = {}, .remedy = {}};
+  if (!costs) {
+    check.status = CheckStatus::kWarning;
+    check.detail = costs.error().message();
+    return check;
+  }
+  check.detail = format(
+      "a fault takes %.1f us, a copy of 2 MiB %.0f us: chunks are copied from %u pages on; own "
+      "memory has %s pages",
+      static_cast<double>(costs->fault_ns) / 1e3, static_cast<double>(costs->copy_ns) / 1e3,
+      costs->faults_of_copy(), costs->has_anonymous_huge_pages ? "huge" : "small");
+  if (!costs->has_anonymous_huge_pages) {
+    check.status = CheckStatus::kWarning;
+    check.remedy = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled";
   }
   return check;
 }
@@ -182,12 +206,14 @@ HostCheck check_memory() {
 
 HostReport make_report(const KvmProbe& probe, const std::string& device, const JailHost& jails) {
   HostReport report;
+  const auto costs = measure_page_costs();
   report.checks = {
       check_kvm(probe, device),
       check_speed(probe),
       check_io_uring(),
       check_huge_pages(),
-      check_shmem_thp(),
+      check_shmem_thp(costs),
+      check_page_costs(costs),
       check_device("tun", "/dev/net/tun", "guests' networks will need it", "sudo modprobe tun"),
       check_userfaultfd(),
       check_open_files(),

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "daemon/call.h"
+#include "daemon/huge_pages_sys.h"
 #include "daemon/snapshot_store.h"
 #include "daemon/template_store.h"
 #include "daemon/vm_manager.h"
@@ -62,6 +63,8 @@ struct RestoreOverrides {
   std::optional<uint32_t> console_kib = {};
   ResourceLimits limits = {};
   bool allow_slow_kvm = false;
+  MemoryPolicy memory_policy = MemoryPolicy::kBalanced;
+  bool record_working_set = false;
 };
 
 struct RestoreVmPlan {
@@ -106,6 +109,16 @@ struct ClonePlan {
   bool caller_keeps_disks = false;
 };
 
+struct RecordOutcome {
+  // Empty: it is no longer there, or another.
+  std::string snapshot_id = {};
+  std::vector<std::string> template_ids = {};
+  uint64_t touched_bytes = 0;
+  uint64_t written_bytes = 0;
+  bool is_exact = false;
+  PhaseTimes times;
+};
+
 struct TemplateRequest {
   std::string template_id = {};
   std::string snapshot_id = {};
@@ -140,6 +153,10 @@ class SnapshotManager {
   /// Its memory is read, checked and kept; what it was made from may go afterwards.
   Result<TemplateOutcome> prepare_template(const TemplateRequest& request, const Call& call);
 
+  /// What a VM that records it has touched so far becomes its snapshot's working set, and decides
+  /// what VMs of that and of its templates copy.
+  Result<RecordOutcome> record_working_set(const std::string& vm_id, const Call& call);
+
   Result<VmOutcome> restore(const RestoreVmPlan& plan, const Call& call);
 
   using CloneHook = std::function<void(const std::string& vm_id, const Result<VmOutcome>& made)>;
@@ -168,6 +185,8 @@ class SnapshotManager {
   Result<snapshot::Digest> write(const SnapshotRequest& request, const VmView& vm,
                                  const SavedVm& saved, const Sink& sink, Stopwatch& stopwatch);
   Result<> check_host(const snapshot::HostRequirements& needed);
+  /// Measured when they are first needed.
+  Result<PageCosts> page_costs();
 
   VmManager& vms_;
   SnapshotStore& store_;
@@ -176,6 +195,7 @@ class SnapshotManager {
   std::mutex mutex_;
   // Guarded by mutex_.
   std::optional<snapshot::HostDescription> host_;
+  std::optional<PageCosts> costs_;
 };
 
 }  // namespace mayfly::daemon

@@ -84,10 +84,16 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
     return fail({Code::kInvalidArgument, "GUEST_CID"},
                 "overrides.guest_cid: the saved VM has no vsock device");
   }
+  if (overrides.memory_policy == MemoryPolicy::kUnknown) {
+    return fail({Code::kInvalidArgument, "MEMORY_POLICY"},
+                "overrides.memory_policy: is none of LAZY, BALANCED, LATENCY");
+  }
   spec.guest_cid = overrides.guest_cid.value_or(fresh_guest_cid());
   if (overrides.console_kib) spec.console_kib = *overrides.console_kib;
   spec.limits = overrides.limits;
   spec.allow_slow_kvm = overrides.allow_slow_kvm;
+  spec.memory_policy = overrides.memory_policy;
+  spec.record_working_set = overrides.record_working_set;
   return spec;
 }
 
@@ -116,23 +122,34 @@ Result<PreparedMachine> SnapshotManager::prepare_snapshot(const RestoreVmPlan& p
     TRY(chain.newest().verify_disks([&] { return call.check("reading the disks"); }));
   }
   const bool in_one_file = chain.snapshots().size() == 1 && place != MemoryPlace::kResident;
-  Fd memory = !plan.memory_path.empty()
-                  ? TRY(open_memory_file(plan.memory_path, manifest.machine.memory_bytes))
-              : in_one_file ? TRY(Fd::duplicate(chain.newest().memory()))
-                            : TRY(make_resident(chain));
+  ResidentMemory memory;
+  if (!plan.memory_path.empty()) {
+    memory.file = TRY(open_memory_file(plan.memory_path, manifest.machine.memory_bytes));
+  } else if (in_one_file) {
+    memory.file = TRY(Fd::duplicate(chain.newest().memory()));
+  } else {
+    memory = TRY(make_resident(chain));
+  }
+  MemoryPlans plans;
+  if (const auto& touched = chain.newest().working_set()) {
+    const uint32_t faults = TRY(page_costs()).faults_of_copy();
+    plans = {*touched, {.faults_of_copy = faults, .huge_chunks = memory.huge_chunks}};
+  }
   stopwatch.lap("memory");
   std::optional<BaseSnapshot> base;
   if (const auto& index = chain.newest().index()) {
     base = BaseSnapshot{.id = id, .memory_digest = index->digest};
   }
   return PreparedMachine{.source = {.state = TRY(state_file(chain.newest().state())),
-                                    .memory = std::move(memory),
+                                    .memory = std::move(memory.file),
                                     .layers = {},
                                     .disks = TRY(disks_of(chain.newest())),
                                     .disk_directory = directory,
                                     .base = std::move(base),
-                                    .origin = id},
-                         .spec = std::move(spec)};
+                                    .origin = id,
+                                    .plans = std::move(plans)},
+                         .spec = std::move(spec),
+                         .huge_chunks = std::move(memory.huge_chunks)};
 }
 
 Result<PreparedMachine> SnapshotManager::prepare_vm(const ClonePlan& plan, const Call& call) {
@@ -183,7 +200,9 @@ Result<TemplateOutcome> SnapshotManager::prepare_template(const TemplateRequest&
                     .snapshot_id = request.snapshot_id,
                     .create_unix_us = unix_now_us(),
                     .spec = machine.spec,
-                    .resident_bytes = TRY(resident_bytes(machine.source.memory.ref()))};
+                    .resident_bytes = TRY(resident_bytes(machine.source.memory.ref())),
+                    .huge_bytes = huge_bytes(machine.huge_chunks),
+                    .has_working_set = machine.source.plans.is_informed()};
   return TemplateOutcome{.made = templates_.add(claim, std::move(view), std::move(machine)),
                          .times = stopwatch.times()};
 }
@@ -218,7 +237,13 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
     return fail({Code::kInvalidArgument, "CLONE_COUNT"}, "clones: %zu is not within 1 to %zu",
                 plan.targets.size(), kMaxClones);
   }
-  for (const CloneTarget& target : plan.targets) TRY(vms_.check_new(target.vm_id, ""));
+  for (const CloneTarget& target : plan.targets) {
+    TRY(vms_.check_new(target.vm_id, ""));
+    if (!target.overrides.record_working_set || plan.source_vm_id.empty()) continue;
+    return fail({Code::kInvalidArgument, "RECORD_SOURCE"},
+                "overrides.record_working_set: of a VM that goes on from a snapshot or a template, "
+                "not from another VM");
+  }
   if (plan.snapshot_id.empty() && plan.source_vm_id.empty() && plan.template_id.empty()) {
     return fail({Code::kInvalidArgument, "CLONE_SOURCE"},
                 "source: none of snapshot_id, source_vm_id and template_id");

@@ -78,6 +78,16 @@ grpc::Status SnapshotServiceImpl::RebaseSnapshot(grpc::ServerContext* context,
   return grpc::Status::OK;
 }
 
+grpc::Status SnapshotServiceImpl::RecordWorkingSet(grpc::ServerContext* context,
+                                                   const v1::RecordWorkingSetRequest* request,
+                                                   v1::RecordWorkingSetResponse* response) {
+  CHECK_REQUEST(*request);
+  const auto outcome = manager_.record_working_set(request->vm_id(), call_of(*context));
+  if (!outcome) return to_status(outcome.error());
+  to_proto(*outcome, response);
+  return grpc::Status::OK;
+}
+
 grpc::Status SnapshotServiceImpl::RestoreVm(grpc::ServerContext* context,
                                             const v1::RestoreVmRequest* request,
                                             v1::RestoreVmResponse* response) {

@@ -24,6 +24,8 @@ class SnapshotServiceImpl final : public ::mayfly::v1::SnapshotService::Service 
                               ::mayfly::v1::VerifySnapshotResponse*) override;
   grpc::Status RebaseSnapshot(grpc::ServerContext*, const ::mayfly::v1::RebaseSnapshotRequest*,
                               ::mayfly::v1::RebaseSnapshotResponse*) override;
+  grpc::Status RecordWorkingSet(grpc::ServerContext*, const ::mayfly::v1::RecordWorkingSetRequest*,
+                                ::mayfly::v1::RecordWorkingSetResponse*) override;
   grpc::Status RestoreVm(grpc::ServerContext*, const ::mayfly::v1::RestoreVmRequest*,
                          ::mayfly::v1::RestoreVmResponse*) override;
   grpc::Status CloneVm(grpc::ServerContext*, const ::mayfly::v1::CloneVmRequest*,

@@ -5,6 +5,7 @@
 #include "daemon/spec.h"
 #include "daemon/text.h"
 #include "daemon/vm_manager.h"
+#include "snapshot/add_working_set.h"
 #include "snapshot/files.h"
 #include "snapshot/reader.h"
 #include "snapshot/writer.h"
@@ -175,6 +176,25 @@ Result<std::unique_lock<std::mutex>> SnapshotStore::lock_to_replace(const std::s
   }
   TRY(check_no_diffs("replace", id));
   return lock;
+}
+
+Result<> SnapshotStore::add_working_set(const std::string& id, const snapshot::Digest& memory,
+                                        const snapshot::WorkingSet& set) {
+  TRY(validate_snapshot_id(id));
+  std::lock_guard lock(mutex_);
+  if (!TRY(open_directory())) return not_found(id);
+  if (held_.contains(id)) {
+    return fail({Code::kFailedPrecondition, "SNAPSHOT_IN_USE"},
+                "record %s: a call works with it at this moment", id.c_str());
+  }
+  const auto snapshot = snapshot::Snapshot::open(directory_.ref(), id);
+  if (!snapshot && snapshot.error().code() == Code::kNotFound) return not_found(id);
+  if (!snapshot) return std::unexpected(Error(snapshot.error()).with_context(id));
+  if (!snapshot->index() || snapshot->index()->digest != memory) {
+    return fail({Code::kFailedPrecondition, "BASE_GONE"},
+                "the snapshot %s is another than the one that the VM goes on from", id.c_str());
+  }
+  return snapshot::add_working_set(directory_.ref(), id, set);
 }
 
 Result<> SnapshotStore::remove(const std::string& id) {

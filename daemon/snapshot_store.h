@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "snapshot/manifest.h"
+#include "snapshot/working_set.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -63,6 +64,10 @@ class SnapshotStore {
   SnapshotHold hold(const std::string& id);
 
   Result<SnapshotView> get(const std::string& id);
+  /// Gives a snapshot its working set. FAILED_PRECONDITION SNAPSHOT_IN_USE while it is held,
+  /// BASE_GONE where its memory is another than this.
+  Result<> add_working_set(const std::string& id, const snapshot::Digest& memory,
+                           const snapshot::WorkingSet& set);
   /// In order of ids, damaged ones too.
   Result<SnapshotPage> list(size_t page_size, const std::string& page_token);
   /// For who holds a snapshot and is about to put another in its place: while the lock is held

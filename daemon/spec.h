@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "daemon/limits.h"
+#include "daemon/memory_plan.h"
 
 #include <cstdint>
 #include <optional>
@@ -55,6 +56,9 @@ struct VmSpec {
   ResourceLimits limits;
   // With the agent. Each VM has its own vsock, so that all may have the same.
   uint64_t guest_cid = kMinGuestCid;
+  // Of a VM that goes on from a snapshot: how it has its memory.
+  MemoryPolicy memory_policy = MemoryPolicy::kBalanced;
+  bool record_working_set = false;
 };
 
 /// The rootfs first: /dev/vda, /dev/vdb, ...

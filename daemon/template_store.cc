@@ -20,7 +20,8 @@ Result<RestoreSource> duplicate(const RestoreSource& source) {
                        .disk_directory = source.disk_directory,
                        .base = source.base,
                        .origin = source.origin,
-                       .template_id = source.template_id};
+                       .template_id = source.template_id,
+                       .plans = source.plans};
 }
 
 }  // namespace
@@ -69,7 +70,8 @@ Result<PreparedMachine> TemplateStore::find(const std::string& id) {
   std::lock_guard lock(mutex_);
   const Entry* found = TRY(entry(id));
   return PreparedMachine{.source = TRY(duplicate(found->machine.source)),
-                         .spec = found->machine.spec};
+                         .spec = found->machine.spec,
+                         .huge_chunks = {}};
 }
 
 void TemplateStore::rebased(const BaseSnapshot& from, const snapshot::Digest& to) {
@@ -98,6 +100,23 @@ Result<TemplatePage> TemplateStore::list(size_t page_size, const std::string& pa
     page.templates.push_back(it->second->view);
   }
   return page;
+}
+
+std::vector<std::string> TemplateStore::learn(const snapshot::Digest& memory,
+                                              const snapshot::WorkingSet& touched,
+                                              uint32_t faults_of_copy) {
+  std::vector<std::string> ids;
+  std::lock_guard lock(mutex_);
+  for (auto& [id, entry] : entries_) {
+    if (!entry) continue;
+    const std::optional<BaseSnapshot>& base = entry->machine.source.base;
+    if (!base || base->memory_digest != memory) continue;
+    entry->machine.source.plans = {
+        touched, {.faults_of_copy = faults_of_copy, .huge_chunks = entry->machine.huge_chunks}};
+    entry->view.has_working_set = true;
+    ids.push_back(id);
+  }
+  return ids;
 }
 
 Result<> TemplateStore::remove(const std::string& id) {

@@ -26,6 +26,8 @@ inline constexpr size_t kMaxTemplates = 256;
 struct PreparedMachine {
   RestoreSource source;
   VmSpec spec;
+  /// By 2 MiB of its memory: which of them are one huge page.
+  std::vector<bool> huge_chunks = {};
 };
 
 struct TemplateView {
@@ -34,6 +36,8 @@ struct TemplateView {
   int64_t create_unix_us = 0;
   VmSpec spec;
   uint64_t resident_bytes = 0;
+  uint64_t huge_bytes = 0;
+  bool has_working_set = false;
 };
 
 struct TemplatePage {
@@ -73,6 +77,9 @@ class TemplateStore {
   Result<TemplateView> get(const std::string& id);
   /// In order of ids.
   Result<TemplatePage> list(size_t page_size, const std::string& page_token);
+  /// Plans anew what VMs copy, for all templates of this memory, whose ids it returns.
+  std::vector<std::string> learn(const snapshot::Digest& memory,
+                                 const snapshot::WorkingSet& touched, uint32_t faults_of_copy);
   /// What was made from it stays.
   Result<> remove(const std::string& id);
 

@@ -220,6 +220,7 @@ VmView Vm::view_locked() const {
       .jail = published_ && jail_ ? std::optional(jail_->view()) : std::nullopt,
       .restored_from = restored_from_,
       .template_id = template_id_,
+      .copied_bytes = copied_bytes_,
   };
 }
 

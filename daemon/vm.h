@@ -84,6 +84,8 @@ class Vm {
   /// Saves a running or paused VM, which stands still meanwhile. Where it fails, by the deadline
   /// too, a VM that ran runs on.
   Result<SavedVm> save(const SavePlan& plan, const Call& call, Stopwatch& stopwatch);
+  /// What it touched of its memory so far, where its spec says that this is recorded.
+  Result<TouchedMemory> touched_memory(const Call& call);
   /// What its memory stands on; none while it has left nothing behind that is in a snapshot.
   std::optional<BaseSnapshot> base() const;
   /// The snapshot `from` has been rebased: the same memory has another digest.
@@ -141,6 +143,7 @@ class Vm {
   Result<> share_disks(const SavePlan& plan);
   Result<> copy_disks(const SavePlan& plan, const Call& call);
   Result<std::vector<WritableDisk>> writable_disks() const;
+  Result<TouchedMemory> ask_touched(const Call& call);
   Result<> check_guest_reachable() const;
   void set_state(VmState to);
   void on_changed(const Result<ControlReply>& reply, VmState from, VmState to);
@@ -184,6 +187,7 @@ class Vm {
   // Constant once launch() has begun to build.
   std::string restored_from_;
   std::string template_id_;
+  uint64_t copied_bytes_ = 0;
 
   // Made by launch() and constant once published_. The hooks of the later ones use the earlier
   // ones.

@@ -32,6 +32,8 @@ struct Vm::Resources {
   // Null: it boots.
   const RestoreSource* source = nullptr;
   Fd kvm;
+  // Invalid: there is none, or nothing is recorded.
+  Fd userfault_device;
   Fd memory;
   Fd exit_report;
   Fd agent_port;
@@ -128,6 +130,10 @@ Result<> Vm::open_machine_files(Resources& resources, const RestoreSource* sourc
                       "cannot open %s (`mayfly doctor` says more)", environment_.kvm_path.c_str());
   }
   resources.kvm = *std::move(kvm);
+  if (spec_.record_working_set) {
+    auto device = Fd::open("/dev/userfaultfd", O_RDWR);
+    if (device) resources.userfault_device = *std::move(device);
+  }
   resources.memory = source == nullptr ? TRY(Fd::memfd("mayfly-guest", spec_.memory_mib << 20))
                                        : TRY(Fd::duplicate(source->memory.ref()));
   VmMemory memory{.file = TRY(Fd::duplicate(resources.memory.ref())),
@@ -141,6 +147,7 @@ Result<> Vm::open_machine_files(Resources& resources, const RestoreSource* sourc
   if (source != nullptr) {
     restored_from_ = source->origin;
     template_id_ = source->template_id;
+    if (!spec_.record_working_set) copied_bytes_ = bytes_of(source->plans.of(spec_.memory_policy));
   }
   return {};
 }
@@ -187,12 +194,14 @@ Result<> Vm::make_jail(const Resources& resources) {
 
 namespace {
 
-RestoreParams restore_params(const RestoreSource& source) {
+RestoreParams restore_params(const RestoreSource& source, const VmSpec& spec) {
   RestoreParams params{
       .state = source.state.ref(), .layers = {}, .generation_id = random_bytes(kGenerationIdBytes)};
   for (const PageLayer& layer : source.layers) {
     params.layers.push_back({.memory = layer.memory.ref(), .pages = layer.pages.ref()});
   }
+  params.record_touched = spec.record_working_set;
+  if (!spec.record_working_set) params.copied_chunks = source.plans.of(spec.memory_policy);
   return params;
 }
 
@@ -208,7 +217,8 @@ ConfigureParams Vm::configure_params(const Resources& resources, bool start) con
     params.cmdline = cmdline_;
     params.kernel = resources.files.kernel.ref();
   } else {
-    params.restore = restore_params(*resources.source);
+    params.restore = restore_params(*resources.source, spec_);
+    params.restore->userfault_device = resources.userfault_device.ref();
   }
   for (const Fd& initrd : resources.files.initrds) params.initrds.push_back(initrd.ref());
   const std::vector<const DiskSpec*> disks = all_disks(spec_);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "daemon/memory_plan.h"
 #include "snapshot/digest.h"
 
 #include <cstdint>
@@ -69,6 +70,8 @@ struct RestoreSource {
   std::string origin;
   /// Empty: of none.
   std::string template_id = {};
+  /// Which of its memory a VM copies, by its policy.
+  MemoryPlans plans = {};
 };
 
 struct SavePlan {
@@ -89,6 +92,14 @@ struct SavedVm {
   std::optional<BaseSnapshot> base;
   uint32_t tsc_khz = 0;
   uint64_t stopped_us = 0;
+};
+
+/// As a monitor has said, which is not trusted: whether the bits say what is so.
+struct TouchedMemory {
+  snapshot::WorkingSet set;
+  uint64_t touched_bytes = 0;
+  uint64_t written_bytes = 0;
+  bool is_exact = false;
 };
 
 /// From now on nobody can write a memfd or change its length; fails while anybody has it mapped

@@ -64,6 +64,8 @@ struct VmView {
   std::string restored_from;
   // Empty: not by a template.
   std::string template_id;
+  // Of its memory, before it ran.
+  uint64_t copied_bytes = 0;
 };
 
 struct Phase {

@@ -142,12 +142,16 @@ Result<> SnapshotWriter::settle_disks(const GoOn& go_on) {
 Result<> SnapshotWriter::link_part(FdRef directory, const Part& part) {
   step("link part");
   const char* name = part.name.c_str();
-  if (::linkat(directory.number(), name, directory_.ref().number(), name, 0) != 0) {
-    return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "%s: link", name);
+  if (::linkat(directory.number(), name, directory_.ref().number(), name, 0) == 0) {
+    const int file = ::openat(directory_.ref().number(), name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (file < 0) return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "%s: open", name);
+    files_.emplace_back(name, Fd(file));
+  } else {
+    // Landlock lets no file be in two directories, and some file systems do not either.
+    const Fd from = TRY(open_part_at(directory, name, part.size_bytes));
+    const FdRef to = TRY(create_part(name));
+    TRY(copy_disk(from.ref(), to, part.size_bytes, [] { return Result<>(); }));
   }
-  const int file = ::openat(directory_.ref().number(), name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-  if (file < 0) return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "%s: open", name);
-  files_.emplace_back(name, Fd(file));
   linked_.emplace(name, part);
   return {};
 }

@@ -58,7 +58,7 @@ class SnapshotWriter {
   Result<> settle_disks(const GoOn& go_on);
   /// Of a settled one.
   Digest disk_digest(size_t place) const { return disk_digests_.at(disk_name(place)); }
-  /// Takes a part over as it is, from a snapshot on the same file system: both have the one file.
+  /// Takes a part over as it is, from another snapshot: the one file for both, or a copy.
   Result<> link_part(FdRef directory, const Part& part);
 
   /// Puts the snapshot in place. `manifest.parts` is filled in here, from the files. After an error
