@@ -153,10 +153,10 @@ aml::Term virtio_device(uint32_t index) {
             }));
 }
 
-// The generation id, found by its _CID, and the event device that turns the interrupt into a
-// Notify.
-std::vector<aml::Term> generation_id_devices() {
-  constexpr uint8_t kGenerationIdChanged = 0x80;
+// The generation id, found by its _CID, the VMClock page, and the event device that turns the
+// interrupt into a Notify of each.
+std::vector<aml::Term> identity_devices() {
+  constexpr uint8_t kChanged = 0x80;
   const aml::Term counter = aml::string("VM_Gen_Counter");
   const auto address = static_cast<uint32_t>(kGenerationId.value);
   return {
@@ -167,12 +167,24 @@ std::vector<aml::Term> generation_id_devices() {
                       aml::name("_DDN", counter),
                       aml::name("ADDR", aml::package({aml::integer(address), aml::integer(0)})),
                   })),
+      aml::device("VCLK", aml::sequence({
+                              aml::name("_HID", aml::string("AMZNC10C")),
+                              aml::name("_CID", aml::string("VMCLOCK")),
+                              aml::name("_DDN", aml::string("VMCLOCK")),
+                              aml::name("_CRS", aml::resource_template({aml::memory32_fixed(
+                                                    static_cast<uint32_t>(kVmClock.value),
+                                                    static_cast<uint32_t>(kVmClockSize))})),
+                          })),
       aml::device(
           "GED_",
           aml::sequence({
               aml::name("_HID", aml::string("ACPI0013")),
               aml::name("_CRS", aml::resource_template({aml::edge_interrupt(kGenerationIdGsi)})),
-              aml::method("_EVT", 1, aml::notify("VGEN", kGenerationIdChanged)),
+              aml::method("_EVT", 1,
+                          aml::sequence({
+                              aml::notify("VGEN", kChanged),
+                              aml::notify("VCLK", kChanged),
+                          })),
           })),
   };
 }
@@ -185,7 +197,7 @@ Bytes dsdt(const AcpiConfig& config) {
                   aml::name("_HID", aml::string("QEMU0001")),
                   aml::name("_CRS", aml::resource_template({aml::io_port(kPvpanicPort, 1)})),
               })));
-  for (aml::Term& device : generation_id_devices()) devices.push_back(std::move(device));
+  for (aml::Term& device : identity_devices()) devices.push_back(std::move(device));
   const aml::Term code = aml::sequence({
       aml::scope("\\_SB_", aml::sequence(devices)),
       aml::name("_S5_", aml::package({aml::integer(kSleepTypeS5), aml::integer(0), aml::integer(0),
@@ -262,7 +274,7 @@ std::vector<std::byte> acpi_tables(const AcpiConfig& config) {
 
 Result<> load_acpi_tables(const GuestMemory& memory, const AcpiConfig& config) {
   const Bytes tables = acpi_tables(config);
-  CHECK(kAcpiTables.value + tables.size() <= kGenerationId.value);
+  CHECK(kAcpiTables.value + tables.size() <= kVmClock.value);
   CHECK(config.generation_id != GenerationId());
   TRY(memory.view({kAcpiTables, tables.size()})).write(0, tables);
   return write_generation_id(memory, config.generation_id);

@@ -7,7 +7,8 @@
 // Who it is: a VM generation id (Microsoft's "Virtual Machine Generation ID"), 16 bytes at
 // kGenerationId that no two running machines share. Whoever restores a machine writes a new one
 // and then raises kGenerationIdGsi, once; its generic event device (5.6.9.4) notifies the guest's
-// driver, which reads the id and reseeds the guest's random numbers.
+// driver, which reads the id and reseeds the guest's random numbers. The same interrupt notifies
+// the driver of the VMClock page (vmclock.h), which lies beside it.
 #pragma once
 
 #include "base/error.h"

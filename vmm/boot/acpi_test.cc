@@ -68,8 +68,17 @@ TEST_CASE("the generation id is a device with its address, and an interrupt noti
   find_once(bytes, aml::name("_HID", aml::string("ACPI0013")));
   // Buffer of 11 bytes: Interrupt(consumer, edge, high, exclusive) { 1 }, end.
   find_once(bytes, {0x11, 14, 0x0a, 11, 0x89, 6, 0, 0x03, 1, 1, 0, 0, 0, 0x79, 0});
-  // Method(_EVT, 1, Serialized) { Notify(VGEN, 0x80) }.
-  find_once(bytes, {0x14, 13, '_', 'E', 'V', 'T', 0x09, 0x86, 'V', 'G', 'E', 'N', 0x0a, 0x80});
+  // Method(_EVT, 1, Serialized) { Notify(VGEN, 0x80) Notify(VCLK, 0x80) }.
+  find_once(bytes, {0x14, 20,   '_',  'E',  'V', 'T', 0x09, 0x86, 'V',  'G', 'E',
+                    'N',  0x0a, 0x80, 0x86, 'V', 'C', 'L',  'K',  0x0a, 0x80});
+}
+
+TEST_CASE("the VMClock page is a device with its address") {
+  const auto bytes = acpi_tables({.vcpu_count = 1, .virtio_device_count = 1});
+  find_once(bytes, aml::name("_HID", aml::string("AMZNC10C")));
+  find_once(bytes, aml::name("_CID", aml::string("VMCLOCK")));
+  // Memory32Fixed(0xee000, 0x1000), end.
+  find_once(bytes, {0x86, 9, 0, 1, 0x00, 0xe0, 0x0e, 0x00, 0x00, 0x10, 0x00, 0x00, 0x79, 0});
 }
 
 TEST_CASE("tables and generation id do not touch, and the id can be replaced") {
@@ -78,7 +87,8 @@ TEST_CASE("tables and generation id do not touch, and the id can be replaced") {
   id.fill(std::byte{0x11});
   const AcpiConfig config = {
       .vcpu_count = 32, .virtio_device_count = kMaxVirtioDevices, .generation_id = id};
-  CHECK_LE(kAcpiTables.value + acpi_tables(config).size(), kGenerationId.value);
+  CHECK_LE(kAcpiTables.value + acpi_tables(config).size(), kVmClock.value);
+  CHECK_LE(kVmClock.value + kVmClockSize, kGenerationId.value);
   CHECK_LE(kGenerationId.value + id.size(), kAcpiTables.value + kAcpiTablesSize);
   REQUIRE(load_acpi_tables(memory, config));
   const auto stored = [&] { return memory.view({kGenerationId, 16})->load<GenerationId>(0); };

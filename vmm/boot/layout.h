@@ -6,7 +6,7 @@
 //   0x0000_6000  PVH start info, module list, memory map; or the bzImage zero page
 //   0x0000_9000  page tables and GDT for the 64-bit entry
 //   0x0002_0000  command line
-//   0x000e_0000  ACPI tables; at 0x000e_f000 the VM generation id
+//   0x000e_0000  ACPI tables; at 0x000e_e000 the VMClock page, at 0x000e_f000 the VM generation id
 //   0x0010_0000  RAM for the kernel and all else, up to 3 GiB, then from 4 GiB
 //   0xd000_0000  virtio-mmio windows, one page each
 //   0xfec0_0000  IOAPIC
@@ -32,7 +32,10 @@ inline constexpr uint64_t kCommandLineSize = 2048;
 inline constexpr Gpa kBaseMemoryEnd{0x9'fc00};
 inline constexpr Gpa kAcpiTables{0xe'0000};
 inline constexpr uint64_t kAcpiTablesSize = 0x2'0000;
-/// Above the tables, in what the memory map reserves for them.
+/// Above the tables, in what the memory map reserves for them. A page that guests may map into
+/// their processes, and so with nothing else in it.
+inline constexpr Gpa kVmClock{0xe'e000};
+inline constexpr uint64_t kVmClockSize = 0x1000;
 inline constexpr Gpa kGenerationId{0xe'f000};
 /// Nothing of a kernel image goes below.
 inline constexpr Gpa kKernelFloor{0x10'0000};
@@ -43,6 +46,7 @@ inline constexpr Gpa kIoapic{0xfec0'0000};
 inline constexpr uint64_t kIoapicSize = 0x1000;
 inline constexpr Gpa kLocalApic{0xfee0'0000};
 
+/// Notifies both of them.
 inline constexpr uint32_t kGenerationIdGsi = 1;
 /// Virtio device n has GSI kFirstVirtioGsi + n. GSI 0 and 2 are not for devices: to Linux,
 /// interrupt 0 is none and 2 is the cascade of a PIC that we do not have.

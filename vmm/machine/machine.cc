@@ -121,6 +121,12 @@ Result<kvm::Vcpu> Machine::create_vcpu(uint32_t index, const kvm::CpuidTable& cp
   return vcpu;
 }
 
+Result<boot::VmClockMarkers> Machine::draw_markers() {
+  boot::VmClockMarkers markers;
+  TRY(virtio::rng::KernelEntropy().fill(std::as_writable_bytes(std::span(&markers, 1))));
+  return markers;
+}
+
 Result<> Machine::boot() {
   std::vector<FdRef> initrds;
   for (const Fd& initrd : config_.initrds) initrds.push_back(initrd.ref());
@@ -135,6 +141,7 @@ Result<> Machine::boot() {
   TRY(boot::load_acpi_tables(*memory_, {.vcpu_count = config_.vcpu_count,
                                         .virtio_device_count = virtio_device_count(config_),
                                         .generation_id = generation_id}));
+  TRY(boot::load_vmclock(*memory_, TRY(draw_markers())));
   phases_.kernel_ns = monotonic_ns();
 
   const kvm::CpuidTable supported = TRY(kvm_->supported_cpuid());

@@ -15,6 +15,7 @@
 #include "base/event/loop.h"
 #include "base/memory/guest_memory.h"
 #include "snapshot/state.h"
+#include "vmm/boot/vmclock.h"
 #include "vmm/bus/bus.h"
 #include "vmm/kvm/kvm_sys.h"
 #include "vmm/kvm/vcpu_sys.h"
@@ -130,7 +131,10 @@ class Machine final : public EndListener,
   Result<> park(std::vector<kvm::Vcpu> vcpus, const snapshot::MachineState& saved);
   Waiting waiting_for(const snapshot::MachineState& saved) const;
   Result<> restore_time(const Waiting& waiting);
-  Result<> set_generation_id(const std::optional<boot::GenerationId>& id);
+  Result<> tell_of_restore(const std::optional<boot::GenerationId>& id);
+  static Result<boot::VmClockMarkers> draw_markers();
+  /// False: the guest knows of no VMClock.
+  Result<bool> disrupt_clock();
   Result<> take_claim(ClaimConfig& config);
   Result<snapshot::MachineState> state();
   Result<uint64_t> save_memory(const SaveConfig& config);

@@ -5,6 +5,7 @@
 #include "snapshot/state_codec.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/layout.h"
+#include "vmm/boot/vmclock.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/memory_layer_sys.h"
 #include "vmm/machine/touched_pages_sys.h"
@@ -72,7 +73,7 @@ Result<> Machine::restore(const RestoreConfig& config, const snapshot::MachineSt
   TRY(with_context(restore_devices(saved), "restore.state_fd"));
   TRY(with_context(restore_vcpus(vcpus_->vcpus(), saved), "restore.state_fd"));
   TRY(with_context(restore_time(waiting_for(saved)), "restore.state_fd"));
-  TRY(set_generation_id(config.generation_id));
+  TRY(tell_of_restore(config.generation_id));
   state_ = State::kPaused;
   return {};
 }
@@ -82,7 +83,8 @@ Result<> Machine::park(std::vector<kvm::Vcpu> vcpus, const snapshot::MachineStat
   TRY(restore_memory(*config_.restore));
   TRY(with_context(restore_devices(saved), "restore.state_fd"));
   TRY(with_context(restore_vcpus(vcpus, saved), "restore.state_fd"));
-  // Its page is the machine's own from here on, which so costs the claim nothing.
+  // Their pages are the machine's own from here on, which so costs the claim nothing.
+  TRY(disrupt_clock());
   TRY(boot::write_generation_id(*memory_, TRY(boot::read_generation_id(*memory_))));
   waiting_ = std::make_unique<Waiting>(waiting_for(saved));
   vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this, VcpuGroup::First::kWarmUp));
@@ -97,11 +99,15 @@ Machine::Waiting Machine::waiting_for(const snapshot::MachineState& saved) const
   return waiting;
 }
 
+Result<bool> Machine::disrupt_clock() {
+  return boot::disrupt_vmclock(*memory_, TRY(draw_markers()));
+}
+
 // After the local APICs, which take the interrupt.
-Result<> Machine::set_generation_id(const std::optional<boot::GenerationId>& id) {
-  if (!id) return {};
-  TRY(boot::write_generation_id(*memory_, *id));
-  ioapic_.raise(boot::kGenerationIdGsi);
+Result<> Machine::tell_of_restore(const std::optional<boot::GenerationId>& id) {
+  const bool disrupted = TRY(disrupt_clock());
+  if (id) TRY(boot::write_generation_id(*memory_, *id));
+  if (id || disrupted) ioapic_.raise(boot::kGenerationIdGsi);
   return {};
 }
 
@@ -119,7 +125,7 @@ Result<> Machine::take_claim(ClaimConfig& config) {
   devices_->add_to(mmio_, first_disk);
   phases_.claim_devices_ns = monotonic_ns();
   TRY(restore_time(*waiting_));
-  TRY(set_generation_id(config.generation_id));
+  TRY(tell_of_restore(config.generation_id));
   phases_.claim_vcpus_ns = monotonic_ns();
   waiting_.reset();
   state_ = State::kPaused;
