@@ -147,6 +147,7 @@ class ClientImpl final : public Client {
   MAYFLY_UNARY(vms_, ListVms)
   MAYFLY_UNARY(vms_, WaitVm)
   MAYFLY_UNARY(snapshots_, CreateSnapshot)
+  MAYFLY_UNARY(snapshots_, CancelSnapshot)
   MAYFLY_UNARY(snapshots_, GetSnapshot)
   MAYFLY_UNARY(snapshots_, ListSnapshots)
   MAYFLY_UNARY(snapshots_, DeleteSnapshot)

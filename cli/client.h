@@ -63,6 +63,7 @@ class Client {
   virtual Result<v1::ListVmsResponse> call(const v1::ListVmsRequest& request) = 0;
   virtual Result<v1::WaitVmResponse> call(const v1::WaitVmRequest& request) = 0;
   virtual Result<v1::CreateSnapshotResponse> call(const v1::CreateSnapshotRequest& request) = 0;
+  virtual Result<v1::CancelSnapshotResponse> call(const v1::CancelSnapshotRequest& request) = 0;
   virtual Result<v1::GetSnapshotResponse> call(const v1::GetSnapshotRequest& request) = 0;
   virtual Result<v1::ListSnapshotsResponse> call(const v1::ListSnapshotsRequest& request) = 0;
   virtual Result<v1::DeleteSnapshotResponse> call(const v1::DeleteSnapshotRequest& request) = 0;

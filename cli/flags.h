@@ -121,6 +121,8 @@ struct RestoreFlags {
   std::vector<std::string> disks;
   std::optional<uint64_t> guest_cid;
   bool paused = false;
+  bool wait_reseeded = false;
+  std::optional<double> reseed_timeout_s;
   bool allow_slow_kvm = false;
   // Empty, or lazy, balanced or latency.
   std::string memory_policy;

@@ -291,6 +291,12 @@ void add_snapshot(CLI::App& app, Everything& all) {
   create_command->footer("  mayfly snapshot create web warm && mayfly restore warm web2");
   create_command->callback(
       [&] { all.action = [&] { return create_snapshot(all.global, all.snapshot); }; });
+  CLI::App* cancel_command = snapshot->add_subcommand(
+      "cancel", "End the making of a snapshot; nothing of it is left, and its VM goes on");
+  cancel_command->add_option("snapshot", all.snapshot.snapshot_id, "the snapshot's id");
+  cancel_command->add_option("--vm", all.snapshot.vm_id, "of this VM")->type_name("ID");
+  cancel_command->callback(
+      [&] { all.action = [&] { return cancel_snapshot(all.global, all.snapshot); }; });
   snapshot->add_subcommand("list", "List snapshots")->callback([&] {
     all.action = [&] { return list_snapshots(all.global); };
   });
@@ -350,6 +356,10 @@ void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
       ->allow_extra_args(false);
   command->add_option("--guest-cid", flags.guest_cid, "its vsock address (default: a random one)");
   command->add_flag("--paused", flags.paused, "do not run it yet");
+  command->add_flag("--wait-reseeded", flags.wait_reseeded,
+                    "until its guest has taken fresh entropy and the time; else end it");
+  command->add_option("--reseed-timeout", flags.reseed_timeout_s, "seconds (default: 30)")
+      ->type_name("S");
   command->add_flag("--allow-slow-kvm", flags.allow_slow_kvm,
                     "try although this host's KVM only emulates a guest's kernel");
   command

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 
 namespace mayfly::cli {
@@ -143,6 +144,19 @@ std::string template_table(const google::protobuf::RepeatedPtrField<v1::Template
   return table(rows);
 }
 
+std::string progress_text(const v1::SnapshotProgress& progress) {
+  const std::string phase = v1::SnapshotPhase_Name(progress.phase());
+  std::string text = "snapshot " + progress.snapshot_id() + ": " +
+                     lower_dashed(without_prefix(phase, std::strlen("SNAPSHOT_PHASE_")));
+  if (progress.phase() == v1::SNAPSHOT_PHASE_MEMORY) {
+    text +=
+        format(", %llu of %llu MiB", static_cast<unsigned long long>(progress.done_bytes() >> 20),
+               static_cast<unsigned long long>(progress.total_bytes() >> 20));
+  }
+  if (progress.has_error()) text += ", " + progress.error().message();
+  return text;
+}
+
 std::string event_line(const v1::Event& event) {
   std::string what;
   switch (event.what_case()) {
@@ -165,6 +179,9 @@ std::string event_line(const v1::Event& event) {
                        call.thread().c_str());
       break;
     }
+    case v1::Event::kSnapshotProgress:
+      what = progress_text(event.snapshot_progress());
+      break;
     case v1::Event::kGap:
       what = event.gap().lost_events() == 0
                  ? "gap: the daemon was started anew"

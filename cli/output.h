@@ -33,6 +33,8 @@ std::string short_name(v1::ExitReason reason);
 std::string vm_table(const google::protobuf::RepeatedPtrField<v1::Vm>& vms);
 std::string snapshot_table(const google::protobuf::RepeatedPtrField<v1::Snapshot>& snapshots);
 std::string template_table(const google::protobuf::RepeatedPtrField<v1::Template>& templates);
+/// "snapshot warm: memory, 512 of 1024 MiB"
+std::string progress_text(const v1::SnapshotProgress& progress);
 std::string event_line(const v1::Event& event);
 std::string check_table(const v1::CheckHostResponse& response);
 

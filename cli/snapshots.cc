@@ -4,9 +4,58 @@
 #include "cli/daemon_call.h"
 #include "cli/vm_spec.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <thread>
+
+#include <unistd.h>
 
 namespace mayfly::cli {
+
+namespace {
+
+/// While it lives, a line on a terminal's standard error says how far a CreateSnapshot is.
+class ProgressLine {
+ public:
+  ProgressLine(Client& client, const SnapshotFlags& flags) {
+    if (::isatty(STDERR_FILENO) == 0) return;
+    v1::WatchEventsRequest request;
+    request.set_vm_id(flags.vm_id);
+    stream_ = client.watch_events(request);
+    reader_ = std::thread([this, id = flags.snapshot_id] {
+      for (v1::WatchEventsResponse response; stream_->read(response);) {
+        const v1::Event& event = response.event();
+        if (!event.has_snapshot_progress() || event.snapshot_progress().snapshot_id() != id)
+          continue;
+        std::fprintf(stderr, "\r\x1b[K%s", progress_text(event.snapshot_progress()).c_str());
+      }
+      (void)stream_->finish();
+    });
+  }
+  ~ProgressLine() {
+    if (!stream_) return;
+    stream_->cancel();
+    reader_.join();
+    std::fputs("\r\x1b[K", stderr);
+  }
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+
+ private:
+  std::unique_ptr<EventStream> stream_;
+  std::thread reader_;
+};
+
+template <typename Request>
+void set_reseed_wait(const RestoreFlags& flags, Request& request) {
+  request.set_wait_reseeded(flags.wait_reseeded);
+  if (flags.reseed_timeout_s) {
+    request.set_reseed_timeout_ms(
+        static_cast<uint32_t>(std::clamp(*flags.reseed_timeout_s, 0.0, 4e6) * 1000));
+  }
+}
+
+}  // namespace
 
 int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
   v1::CreateSnapshotRequest request;
@@ -17,7 +66,11 @@ int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
                                       : v1::SNAPSHOT_KIND_FULL);
   request.set_stay_paused(flags.stay_paused);
   request.set_caller_keeps_disks(flags.caller_keeps_disks);
-  const auto response = connect(global)->call(request);
+  const auto client = connect(global);
+  const auto response = [&] {
+    const ProgressLine line(*client, flags);
+    return client->call(request);
+  }();
   if (!response) return failed(global, response.error());
   if (global.json) {
     print_json(*response);
@@ -28,6 +81,21 @@ int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
               static_cast<double>(response->snapshot().stored_bytes()) / (1 << 20),
               response->vm().vm_id().c_str(), short_name(response->vm().state()).c_str(),
               static_cast<double>(response->stopped_us()) / 1e3);
+  return 0;
+}
+
+int cancel_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
+  v1::CancelSnapshotRequest request;
+  request.set_snapshot_id(flags.snapshot_id);
+  request.set_vm_id(flags.vm_id);
+  const auto response = connect(global)->call(request);
+  if (!response) return failed(global, response.error());
+  if (global.json) {
+    print_json(*response);
+  } else {
+    for (const std::string& id : response->snapshot_ids())
+      std::printf("%s cancelled\n", id.c_str());
+  }
   return 0;
 }
 
@@ -119,6 +187,7 @@ int restore(const GlobalFlags& global, const RestoreFlags& flags) {
   request.set_verify_memory(flags.verify_memory);
   if (!flags.memory.empty()) request.set_memory_path(absolute(flags.memory));
   request.set_request_id(flags.request_id);
+  set_reseed_wait(flags, request);
   return answer(global, connect(global)->call(request));
 }
 
@@ -142,6 +211,7 @@ int clone(const GlobalFlags& global, const RestoreFlags& flags) {
   *request.mutable_overrides() = make_overrides(flags);
   request.set_start(!flags.paused);
   request.set_caller_keeps_disks(flags.caller_keeps_disks);
+  set_reseed_wait(flags, request);
   const auto client = connect(global);
   const auto stream = client->clone(request);
   int code = 0;

@@ -12,6 +12,7 @@
 namespace mayfly::cli {
 
 int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags);
+int cancel_snapshot(const GlobalFlags& global, const SnapshotFlags& flags);
 int list_snapshots(const GlobalFlags& global);
 int inspect_snapshot(const GlobalFlags& global, const std::string& snapshot_id);
 int record_working_set(const GlobalFlags& global, const std::string& vm_id);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/confine_sys.h"
-
 #include "base/landlock_sys.h"
+#include "daemon/confine_sys.h"
 
 #include <doctest/doctest.h>
 

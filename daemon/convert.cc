@@ -2,6 +2,7 @@
 #include "daemon/convert.h"
 
 #include "base/seccomp/syscall_name.h"
+#include "daemon/rpc.h"
 
 #include <google/protobuf/unknown_field_set.h>
 
@@ -230,6 +231,7 @@ void to_proto(const VmView& in, v1::Vm* out) {
   out->set_monitor_pid(in.monitor_pid);
   out->set_cmdline(in.cmdline);
   out->set_restored_from(in.restored_from);
+  out->set_reseeded(in.reseeded);
   out->set_template_id(in.template_id);
   if (!in.restored_from.empty()) {
     out->mutable_memory()->set_policy(static_cast<v1::MemoryPolicy>(in.spec.memory_policy));
@@ -260,6 +262,18 @@ void to_proto(const ConsoleChunk& in, v1::ConsoleChunk* out) {
   out->set_lost_bytes(in.lost);
 }
 
+namespace {
+
+void to_proto(const SnapshotProgress& in, v1::SnapshotProgress* out) {
+  out->set_snapshot_id(in.snapshot_id);
+  out->set_phase(static_cast<v1::SnapshotPhase>(in.phase));
+  out->set_done_bytes(in.done_bytes);
+  out->set_total_bytes(in.total_bytes);
+  if (in.error) *out->mutable_error() = daemon::to_proto(*in.error);
+}
+
+}  // namespace
+
 void to_proto(const Event& in, const EventLog& log, v1::Event* out) {
   out->set_epoch(log.epoch());
   out->set_sequence(in.sequence);
@@ -277,6 +291,8 @@ void to_proto(const Event& in, const EventLog& log, v1::Event* out) {
   } else if (const auto* denied = std::get_if<SyscallDenied>(&in.what)) {
     v1::Event::SyscallDenied* what = out->mutable_syscall_denied();
     if (denied->told) to_proto(denied->syscall, what->mutable_denied());
+  } else if (const auto* progress = std::get_if<SnapshotProgress>(&in.what)) {
+    to_proto(*progress, out->mutable_snapshot_progress());
   } else if (const auto* gap = std::get_if<EventGap>(&in.what)) {
     out->mutable_gap()->set_lost_events(gap->lost);
   } else {

@@ -73,6 +73,13 @@ void to_proto(const snapshot::Manifest& in, v1::Snapshot* out) {
   host->set_tsc_khz(in.host.tsc_khz);
 }
 
+template <typename Request>
+ReseedWait reseed_wait(const Request& in) {
+  ReseedWait wait{.wanted = in.wait_reseeded(), .timeout_ms = std::nullopt};
+  if (in.has_reseed_timeout_ms()) wait.timeout_ms = in.reseed_timeout_ms();
+  return wait;
+}
+
 }  // namespace
 
 Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in) {
@@ -96,7 +103,8 @@ RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
           .start = in.start(),
           .verify_memory = in.verify_memory(),
           .request_id = in.request_id(),
-          .memory_path = in.memory_path()};
+          .memory_path = in.memory_path(),
+          .reseed = reseed_wait(in)};
 }
 
 RebasePlan from_proto(const v1::RebaseSnapshotRequest& in) {
@@ -111,7 +119,8 @@ ClonePlan from_proto(const v1::CloneVmRequest& in) {
                  .template_id = in.template_id(),
                  .targets = {},
                  .start = in.start(),
-                 .caller_keeps_disks = in.caller_keeps_disks()};
+                 .caller_keeps_disks = in.caller_keeps_disks(),
+                 .reseed = reseed_wait(in)};
   for (const v1::Clone& clone : in.clones()) {
     plan.targets.push_back(
         {.vm_id = clone.vm_id(),

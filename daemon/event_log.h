@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -31,6 +32,24 @@ struct SyscallDenied {
   bool told = false;
   DeniedSyscall syscall;
 };
+/// The numbers are mayfly.v1.SnapshotPhase's.
+enum class SnapshotPhase : uint8_t {
+  kStarted = 1,
+  kMemory = 2,
+  kSync = 3,
+  kFinished = 4,
+  kFailed = 5,
+  kCancelled = 6,
+};
+/// How far a CreateSnapshot is.
+struct SnapshotProgress {
+  std::string snapshot_id;
+  SnapshotPhase phase = SnapshotPhase::kStarted;
+  uint64_t done_bytes = 0;
+  uint64_t total_bytes = 0;
+  // Of one that has failed or was cancelled.
+  std::optional<Error> error;
+};
 /// Events that cannot be given any more; 0: unknown how many, since the daemon was started anew.
 struct EventGap {
   uint64_t lost = 0;
@@ -41,7 +60,9 @@ struct Event {
   int64_t unix_us = 0;
   std::string vm_id;
   std::string incarnation;
-  std::variant<StateChanged, GuestInfo, VmExit, VmDeleted, SyscallDenied, EventGap> what;
+  std::variant<StateChanged, GuestInfo, VmExit, VmDeleted, SyscallDenied, SnapshotProgress,
+               EventGap>
+      what;
 };
 
 /// A reader's place. Owned and used by one thread.

@@ -51,6 +51,9 @@ std::string describe_end(const MonitorEnd& end) {
 Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const MonitorPlan& plan,
                                                  EndHook ended) {
   const Fd listener = TRY(listen_unix(plan.control_path, SOCK_SEQPACKET, 1));
+  // Before there is a process, so that it finds the connection closed, and ends, where we die in
+  // between. The kernel completes it from the listener's backlog: this never waits.
+  Fd control = TRY(connect_unix(plan.control_path, SOCK_SEQPACKET | SOCK_NONBLOCK));
   auto [error_read, error_write] = TRY(Fd::pipe());
   TRY(set_nonblocking(error_read.ref(), true));
   Fd exit_report = TRY(Fd::duplicate(plan.exit_report));
@@ -67,13 +70,9 @@ Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const Monitor
       .jail = plan.jail,
   }));
   error_write.reset();
-  // The kernel completes the connection from the listener's backlog: this never waits for the
-  // monitor.
-  auto control = connect_unix(plan.control_path, SOCK_SEQPACKET | SOCK_NONBLOCK);
-  std::unique_ptr<Monitor> monitor(
-      new Monitor(std::move(process), control ? *std::move(control) : Fd(), std::move(error_read),
-                  std::move(exit_report), std::move(ended)));
-  if (!control) return std::unexpected(std::move(control).error());
+  std::unique_ptr<Monitor> monitor(new Monitor(std::move(process), std::move(control),
+                                               std::move(error_read), std::move(exit_report),
+                                               std::move(ended)));
   TRY(monitor->watch(reactor));
   return monitor;
 }
@@ -110,20 +109,12 @@ Monitor::~Monitor() {
 
 Result<ControlReply> Monitor::call(const std::function<ControlPacket(uint64_t id)>& encode,
                                    const Call& call, const char* what, ReplyHook hook) {
-  uint64_t id = 0;
-  {
-    std::lock_guard lock(mutex_);
-    if (ended_)
-      return fail({Code::kUnavailable, "MONITOR_GONE"}, "%s: the monitor has ended: %s", what,
-                  end_text_.c_str());
-    if (pending_.size() >= kMaxPendingCalls) {
-      return fail({Code::kResourceExhausted, "MONITOR_STUCK"},
-                  "%s: %zu calls wait for the monitor already", what, pending_.size());
-    }
-    id = next_id_++;
-    pending_.emplace(id,
-                     Pending{.hook = std::move(hook), .outcome = std::nullopt, .abandoned = false});
+  const auto begun = begin(what, hook);
+  if (!begun) {
+    if (hook) hook(std::unexpected(begun.error()));
+    return std::unexpected(begun.error());
   }
+  const uint64_t id = *begun;
   const ControlPacket packet = encode(id);
   if (packet.bytes.size() > kMaxControlBytes) {
     resolve(id, fail({Code::kInvalidArgument, "REQUEST_TOO_LONG"},
@@ -152,6 +143,22 @@ Result<ControlReply> Monitor::call(const std::function<ControlPacket(uint64_t id
   pending_.erase(id);
   if (reply && reply->error) return std::unexpected(*std::move(reply->error));
   return reply;
+}
+
+Result<uint64_t> Monitor::begin(const char* what, ReplyHook& hook) {
+  std::lock_guard lock(mutex_);
+  if (ended_) {
+    return fail({Code::kUnavailable, "MONITOR_GONE"}, "%s: the monitor has ended: %s", what,
+                end_text_.c_str());
+  }
+  if (pending_.size() >= kMaxPendingCalls) {
+    return fail({Code::kResourceExhausted, "MONITOR_STUCK"},
+                "%s: %zu calls wait for the monitor already", what, pending_.size());
+  }
+  const uint64_t id = next_id_++;
+  pending_.emplace(id,
+                   Pending{.hook = std::move(hook), .outcome = std::nullopt, .abandoned = false});
+  return id;
 }
 
 void Monitor::resolve(uint64_t id, Result<ControlReply> reply) {

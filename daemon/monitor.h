@@ -47,8 +47,9 @@ class Monitor {
  public:
   /// Runs on the reactor's thread, once, when the process has been reaped.
   using EndHook = std::move_only_function<void(MonitorEnd)>;
-  /// Runs on the reactor's thread when the reply is there, or the monitor has ended without one,
-  /// even where the caller has given up by then.
+  /// Runs once, whatever comes of the call: on the reactor's thread when the reply is there, or the
+  /// monitor has ended without one, even where the caller has given up by then; on the caller's
+  /// where nothing was sent.
   using ReplyHook = std::function<void(const Result<ControlReply>&)>;
 
   static Result<std::unique_ptr<Monitor>> launch(Reactor& reactor, const MonitorPlan& plan,
@@ -75,6 +76,8 @@ class Monitor {
 
   Monitor(jailer::Launched process, Fd control, Fd error_pipe, Fd exit_report, EndHook ended);
   Result<> watch(Reactor& reactor);
+  /// Takes the hook where it succeeds: the call's id.
+  Result<uint64_t> begin(const char* what, ReplyHook& hook);
   WatchVerdict on_control();
   WatchVerdict on_stderr();
   void on_end();

@@ -22,9 +22,9 @@ Result<> check_size(const char* what, FdRef file, uint64_t wanted) {
 
 }  // namespace
 
-Result<SavedMemory> SavedMemory::open(const SavedVm& saved, uint64_t memory_bytes,
-                                      const Call& call) {
-  SavedMemory memory(saved, memory_bytes, call);
+Result<SavedMemory> SavedMemory::open(const SavedVm& saved, uint64_t memory_bytes, const Call& call,
+                                      Hook on_read) {
+  SavedMemory memory(saved, memory_bytes, call, std::move(on_read));
   if (!saved.layer) return memory;
   const uint64_t pages = memory_bytes / kPageBytes;
   const uint64_t bitmap_bytes = (pages + 7) / 8;
@@ -57,6 +57,7 @@ Result<> SavedMemory::read(uint64_t offset, std::span<std::byte> out) {
     out = out.subspan(size);
     offset += size;
   }
+  if (on_read_) on_read_(offset);
   return {};
 }
 

@@ -44,7 +44,7 @@ class ServerImpl final : public Server {
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
-        snapshots_(manager_, *dirs_.snapshots, templates_,
+        snapshots_(manager_, *dirs_.snapshots, templates_, events_,
                    [device = options.kvm_device] { return describe_host(device); }),
         vm_service_(manager_),
         exec_service_(manager_),

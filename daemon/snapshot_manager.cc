@@ -70,30 +70,48 @@ Result<SnapshotOutcome> SnapshotManager::create(const SnapshotRequest& request, 
     // Read again: until it was held it may have been rebased.
     TRY(check_base(directory, TRY(base_of(*vm))));
   }
-  auto writer =
-      TRY(snapshot::SnapshotWriter::create({.store = directory, .name = request.snapshot_id}));
+  std::optional<snapshot::SnapshotWriter> writer(
+      TRY(snapshot::SnapshotWriter::create({.store = directory, .name = request.snapshot_id})));
   const std::vector<DiskCapture> disks = request.caller_keeps_disks
                                              ? std::vector<DiskCapture>()
-                                             : TRY(create_disks(view.spec, writer));
+                                             : TRY(create_disks(view.spec, *writer));
   stopwatch.lap("prepare");
-  const SavedVm saved = TRY(vm->save(
-      {.stay_paused = request.stay_paused, .disks = disks, .state_only = request.is_state_only},
-      call, stopwatch));
-  const snapshot::Digest digest =
-      TRY(write(request, view, saved, {.writer = writer, .disks = disks, .call = call}, stopwatch));
-  // What it left behind now, and goes on from, is what the snapshot has.
-  if (!saved.layer && !request.is_state_only)
-    vm->stands_on({.id = request.snapshot_id, .memory_digest = digest});
+  SnapshotJob job(jobs_, view.id, view.incarnation, request.snapshot_id,
+                  view.spec.memory_mib << 20);
+  const Call patience = job.call(call);
+  auto saved = save(*vm, request, view,
+                    {.writer = *writer, .disks = disks, .call = patience, .job = job}, stopwatch);
+  if (!saved) {
+    // Before it is told: nothing of it is left.
+    writer.reset();
+    return std::unexpected(job.failed(std::move(saved).error()));
+  }
+  job.succeeded();
   return SnapshotOutcome{.snapshot = TRY(store_.get(request.snapshot_id)),
                          .vm = vm->view(),
                          .times = stopwatch.times(),
-                         .stopped_us = saved.stopped_us};
+                         .stopped_us = saved->stopped_us};
+}
+
+Result<SavedVm> SnapshotManager::save(Vm& vm, const SnapshotRequest& request, const VmView& view,
+                                      const Sink& sink, Stopwatch& stopwatch) {
+  SavedVm saved = TRY(vm.save({.stay_paused = request.stay_paused,
+                               .disks = {sink.disks.begin(), sink.disks.end()},
+                               .state_only = request.is_state_only},
+                              sink.call, stopwatch));
+  const snapshot::Digest digest = TRY(write(request, view, saved, sink, stopwatch));
+  // What it left behind now, and goes on from, is what the snapshot has.
+  if (!saved.layer && !request.is_state_only)
+    vm.stands_on({.id = request.snapshot_id, .memory_digest = digest});
+  return saved;
 }
 
 Result<snapshot::Digest> SnapshotManager::write_saved_memory(
     const SavedVm& saved, uint64_t memory_bytes, const std::optional<snapshot::Parent>& parent,
     const Sink& sink) {
-  SavedMemory memory = TRY(SavedMemory::open(saved, memory_bytes, sink.call));
+  sink.job.writes_memory();
+  SavedMemory memory = TRY(SavedMemory::open(saved, memory_bytes, sink.call,
+                                             [&](uint64_t offset) { sink.job.reached(offset); }));
   const auto written = TRY(snapshot::write_memory(
       {.file = TRY(sink.writer.create_part(snapshot::kMemoryName)),
        .ram = memory,
@@ -122,6 +140,7 @@ Result<snapshot::Digest> SnapshotManager::write(const SnapshotRequest& request, 
     TRY(sink.writer.settle_disks([&] { return sink.call.check("reading the disks' copies"); }));
     stopwatch.lap("disk-digests");
   }
+  sink.job.syncs();
   TRY(sink.writer.write_part(snapshot::kStateName, snapshot::encode_state(state)));
   TRY(sink.writer.commit({.id = request.snapshot_id,
                           .kind = request.is_state_only ? snapshot::Kind::kStateOnly
@@ -131,7 +150,11 @@ Result<snapshot::Digest> SnapshotManager::write(const SnapshotRequest& request, 
                           .created_ns = static_cast<uint64_t>(unix_now_us()) * 1000,
                           .machine = std::move(machine),
                           .host = requirements_of(state, saved.tsc_khz),
-                          .parts = {}}));
+                          .parts = {}},
+                         [&] -> Result<> {
+                           TRY(sink.call.check("the commit"));
+                           return sink.job.commits();
+                         }));
   stopwatch.lap("commit");
   return digest;
 }

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "daemon/call.h"
 #include "daemon/huge_pages_sys.h"
+#include "daemon/snapshot_jobs.h"
 #include "daemon/snapshot_store.h"
 #include "daemon/template_store.h"
 #include "daemon/vm_manager.h"
@@ -67,6 +68,12 @@ struct RestoreOverrides {
   bool record_working_set = false;
 };
 
+/// Whether a call answers only when its guest has confirmed that it reseeded itself.
+struct ReseedWait {
+  bool wanted = false;
+  std::optional<uint32_t> timeout_ms = {};
+};
+
 struct RestoreVmPlan {
   // One of the two.
   std::string snapshot_id = {};
@@ -78,6 +85,7 @@ struct RestoreVmPlan {
   std::string request_id = {};
   // Of a STATE_ONLY: a file with its memory.
   std::string memory_path = {};
+  ReseedWait reseed = {};
 };
 
 struct RebasePlan {
@@ -107,6 +115,7 @@ struct ClonePlan {
   std::vector<CloneTarget> targets = {};
   bool start = false;
   bool caller_keeps_disks = false;
+  ReseedWait reseed = {};
 };
 
 struct RecordOutcome {
@@ -135,10 +144,16 @@ class SnapshotManager {
   using HostLook = std::function<Result<snapshot::HostDescription>()>;
 
   /// All outlive it. The host is looked at when it is first needed.
-  SnapshotManager(VmManager& vms, SnapshotStore& store, TemplateStore& templates, HostLook look)
-      : vms_(vms), store_(store), templates_(templates), look_(std::move(look)) {}
+  SnapshotManager(VmManager& vms, SnapshotStore& store, TemplateStore& templates, EventLog& events,
+                  HostLook look)
+      : vms_(vms), store_(store), templates_(templates), jobs_(events), look_(std::move(look)) {}
 
   Result<SnapshotOutcome> create(const SnapshotRequest& request, const Call& call);
+  /// As SnapshotJobs::cancel().
+  Result<std::vector<std::string>> cancel(const std::string& snapshot_id, const std::string& vm_id,
+                                          const Call& call) {
+    return jobs_.cancel(snapshot_id, vm_id, call);
+  }
   Result<SnapshotView> get(const std::string& id) { return store_.get(id); }
   Result<SnapshotPage> list(size_t page_size, const std::string& page_token) {
     return store_.list(page_size, page_token);
@@ -171,12 +186,15 @@ class SnapshotManager {
   Result<PreparedMachine> prepare(const RestoreVmPlan& plan, const Call& call,
                                   Stopwatch& stopwatch);
   Result<PreparedMachine> prepare_vm(const ClonePlan& plan, const Call& call);
-  /// Where a snapshot is written to, and who waits for it.
+  /// Where a snapshot is written to, who waits for it, and who is told how far it is.
   struct Sink {
     snapshot::SnapshotWriter& writer;
     std::span<const DiskCapture> disks;
     const Call& call;
+    SnapshotJob& job;
   };
+  Result<SavedVm> save(Vm& vm, const SnapshotRequest& request, const VmView& view, const Sink& sink,
+                       Stopwatch& stopwatch);
   /// The digest of the memory's index.
   static Result<snapshot::Digest> write_saved_memory(const SavedVm& saved, uint64_t memory_bytes,
                                                      const std::optional<snapshot::Parent>& parent,
@@ -191,6 +209,7 @@ class SnapshotManager {
   VmManager& vms_;
   SnapshotStore& store_;
   TemplateStore& templates_;
+  SnapshotJobs jobs_;
   const HostLook look_;
   std::mutex mutex_;
   // Guarded by mutex_.

@@ -5,8 +5,10 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <map>
+#include <thread>
 
 using namespace mayfly;
 using namespace mayfly::daemon;
@@ -163,4 +165,101 @@ TEST_CASE("a saved VM that was paused stays so, and one that shall stay paused i
   REQUIRE(saved);
   CHECK(saved->vm.state == VmState::kPaused);
   CHECK(rig.manager->resume("a", soon()));
+}
+
+TEST_CASE("a restore that waits for its guest's word answers with a VM that has reseeded itself") {
+  Rig rig;
+  make(rig, "a");
+  REQUIRE(save(rig, "a", "s"));
+  const RestoreVmPlan plan{.snapshot_id = "s",
+                           .vm_id = "b",
+                           .start = true,
+                           .request_id = "r",
+                           .reseed = {.wanted = true}};
+  const auto restored = rig.snapshots->restore(plan, soon());
+  REQUIRE(restored);
+  CHECK(restored->vm.reseeded);
+  CHECK(restored->times.phases.back().name == "reseed");
+  CHECK(rig.snapshots->restore(plan, soon())->vm.incarnation == restored->vm.incarnation);
+  CHECK_FALSE(rig.manager->get("a")->reseeded);
+  bool made = false;
+  REQUIRE(rig.snapshots->clone(
+      {.source_vm_id = "a", .targets = {{"c", {}}}, .start = true, .reseed = {.wanted = true}},
+      [&](const std::string&, const Result<VmOutcome>& outcome) {
+        made = outcome && outcome->vm.reseeded;
+      },
+      soon()));
+  CHECK(made);
+}
+
+TEST_CASE("a restored guest that does not reseed itself is ended, and nothing of it is left") {
+  Rig rig;
+  const auto fails = [&](const char* words, ReseedWait wait, const Call& call, const char* reason) {
+    CAPTURE(words);
+    CAPTURE(reason);
+    make(rig, "a", words);
+    REQUIRE(save(rig, "a", words + 5));
+    REQUIRE(rig.manager->remove("a", true, soon()));
+    const size_t descriptors = open_descriptors();
+    const auto restored = rig.snapshots->restore(
+        {.snapshot_id = words + 5, .vm_id = "b", .start = true, .reseed = wait}, call);
+    REQUIRE_FALSE(restored);
+    INFO(restored.error().message());
+    CHECK(restored.error().reason() == reason);
+    CHECK(open_descriptors() == descriptors);
+    CHECK(count_entries(rig.vms_dir()) == 0);
+    CHECK(child_processes() == 0);
+    CHECK(rig.manager->vm_count() == 0);
+    REQUIRE(rig.snapshots->remove(words + 5));
+  };
+  const ReseedWait briefly{.wanted = true, .timeout_ms = 200};
+  fails("fake.reseed_failure", {.wanted = true}, soon(), "RESEED_FAILED");
+  fails("fake.no_reseed", briefly, soon(), "RESEED_TIMEOUT");
+  fails("fake.no_reseed", {.wanted = true}, Call::within(std::chrono::milliseconds(700)),
+        "RESEED_TIMEOUT");
+  std::atomic<bool> gone = false;
+  Call client = soon();
+  client.is_cancelled = [&] { return gone.load(); };
+  std::jthread leaver([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    gone = true;
+  });
+  fails("fake.no_reseed", {.wanted = true}, client, "CANCELLED");
+}
+
+TEST_CASE("waiting for a guest's word that cannot come is refused at once") {
+  Rig rig;
+  make(rig, "a");
+  REQUIRE(save(rig, "a", "s"));
+  const auto refusal = [&](const char* id, bool start, ReseedWait wait) {
+    const auto restored = rig.snapshots->restore(
+        {.snapshot_id = id, .vm_id = "b", .start = start, .reseed = wait}, soon());
+    REQUIRE_FALSE(restored);
+    CHECK(rig.manager->vm_count() >= 1);
+    CHECK_FALSE(rig.manager->get("b"));
+    return std::string(restored.error().reason());
+  };
+  CHECK(refusal("s", false, {.wanted = true}) == "WAIT_RESEEDED");
+  CHECK(refusal("s", true, {.timeout_ms = 1000}) == "WAIT_RESEEDED");
+  CHECK(refusal("s", true, {.wanted = true, .timeout_ms = 0}) == "WAIT_RESEEDED");
+  CHECK(refusal("s", true, {.wanted = true, .timeout_ms = 600'001}) == "WAIT_RESEEDED");
+  auto mute = rig.request("mute");
+  mute.spec.agent = false;
+  REQUIRE(rig.manager->create(mute, soon()));
+  REQUIRE(save(rig, "mute", "t"));
+  CHECK(refusal("t", true, {.wanted = true}) == "NO_AGENT");
+}
+
+TEST_CASE("a snapshot that this host cannot go on from is refused before a process exists") {
+  Rig rig;
+  make(rig, "a");
+  REQUIRE(save(rig, "a", "s"));
+  REQUIRE(rig.manager->remove("a", true, soon()));
+  rig.host.cpu_vendor = "AnotherMaker";
+  const auto restored = restore(rig, "s", "b");
+  REQUIRE_FALSE(restored);
+  CHECK(restored.error().code() == Code::kFailedPrecondition);
+  CHECK(restored.error().reason() == "CPU_VENDOR");
+  CHECK(child_processes() == 0);
+  CHECK(rig.manager->vm_count() == 0);
 }

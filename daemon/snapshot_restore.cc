@@ -97,6 +97,29 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
   return spec;
 }
 
+constexpr uint32_t kDefaultReseedMs = 30'000;
+constexpr uint32_t kMaxReseedMs = 600'000;
+
+/// For how long a restore's call waits for its guest's word, if it does.
+Result<std::optional<std::chrono::milliseconds>> hold_of(const ReseedWait& wait, bool start) {
+  const Failure refused{Code::kInvalidArgument, "WAIT_RESEEDED"};
+  if (!wait.wanted && wait.timeout_ms)
+    return fail(refused, "reseed_timeout_ms: is there, where wait_reseeded is not");
+  if (!wait.wanted) return std::nullopt;
+  if (!start) return fail(refused, "wait_reseeded: needs start; a PAUSED guest confirms nothing");
+  const uint32_t timeout_ms = wait.timeout_ms.value_or(kDefaultReseedMs);
+  if (timeout_ms == 0 || timeout_ms > kMaxReseedMs) {
+    return fail(refused, "reseed_timeout_ms: %u is not within 1 to %u", timeout_ms, kMaxReseedMs);
+  }
+  return std::chrono::milliseconds(timeout_ms);
+}
+
+Result<> check_hold(const ReseedWait& wait, const VmSpec& spec) {
+  if (!wait.wanted || spec.agent) return {};
+  return fail({Code::kFailedPrecondition, "NO_AGENT"},
+              "wait_reseeded: the saved VM has no agent that could confirm it");
+}
+
 }  // namespace
 
 Result<PreparedMachine> SnapshotManager::prepare_snapshot(const RestoreVmPlan& plan,
@@ -221,14 +244,23 @@ Result<PreparedMachine> SnapshotManager::prepare(const RestoreVmPlan& plan, cons
 Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call& call) {
   Stopwatch stopwatch;
   TRY(vms_.check_new(plan.vm_id, plan.request_id));
-  if (auto before = TRY(vms_.made_before(plan.vm_id, plan.request_id, call)))
+  const auto hold = TRY(hold_of(plan.reseed, plan.start));
+  if (auto before = TRY(vms_.made_before(plan.vm_id, plan.request_id, call))) {
+    if (hold) {
+      const VmPin vm = TRY(vms_.find(plan.vm_id));
+      TRY(vm->wait_reseeded(*hold, call));
+      before->vm = vm->view();
+    }
     return *std::move(before);
+  }
   const PreparedMachine prepared = TRY(prepare(plan, call, stopwatch));
+  TRY(check_hold(plan.reseed, prepared.spec));
   return vms_.restore({.vm_id = plan.vm_id,
                        .spec = TRY(apply(plan.overrides, prepared.spec)),
                        .start = plan.start,
                        .request_id = plan.request_id,
-                       .source = prepared.source},
+                       .source = prepared.source,
+                       .hold = hold},
                       call, stopwatch);
 }
 
@@ -248,12 +280,14 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
     return fail({Code::kInvalidArgument, "CLONE_SOURCE"},
                 "source: none of snapshot_id, source_vm_id and template_id");
   }
+  const auto hold = TRY(hold_of(plan.reseed, plan.start));
   Stopwatch ignored;
   const PreparedMachine prepared =
       !plan.source_vm_id.empty()
           ? TRY(prepare_vm(plan, call))
           : TRY(prepare({.snapshot_id = plan.snapshot_id, .template_id = plan.template_id}, call,
                         ignored));
+  TRY(check_hold(plan.reseed, prepared.spec));
   const auto make = [&](const CloneTarget& target) -> Result<VmOutcome> {
     Stopwatch stopwatch;
     TRY(call.check("making the clone"));
@@ -261,7 +295,8 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
                          .spec = TRY(apply(target.overrides, prepared.spec)),
                          .start = plan.start,
                          .request_id = {},
-                         .source = prepared.source},
+                         .source = prepared.source,
+                         .hold = hold},
                         call, stopwatch);
   };
   std::atomic<size_t> next = 0;

@@ -25,6 +25,17 @@ grpc::Status SnapshotServiceImpl::CreateSnapshot(grpc::ServerContext* context,
   return grpc::Status::OK;
 }
 
+grpc::Status SnapshotServiceImpl::CancelSnapshot(grpc::ServerContext* context,
+                                                 const v1::CancelSnapshotRequest* request,
+                                                 v1::CancelSnapshotResponse* response) {
+  CHECK_REQUEST(*request);
+  const auto cancelled =
+      manager_.cancel(request->snapshot_id(), request->vm_id(), call_of(*context));
+  if (!cancelled) return to_status(cancelled.error());
+  for (const std::string& id : *cancelled) response->add_snapshot_ids(id);
+  return grpc::Status::OK;
+}
+
 grpc::Status SnapshotServiceImpl::GetSnapshot(grpc::ServerContext*,
                                               const v1::GetSnapshotRequest* request,
                                               v1::GetSnapshotResponse* response) {

@@ -14,6 +14,8 @@ class SnapshotServiceImpl final : public ::mayfly::v1::SnapshotService::Service 
 
   grpc::Status CreateSnapshot(grpc::ServerContext*, const ::mayfly::v1::CreateSnapshotRequest*,
                               ::mayfly::v1::CreateSnapshotResponse*) override;
+  grpc::Status CancelSnapshot(grpc::ServerContext*, const ::mayfly::v1::CancelSnapshotRequest*,
+                              ::mayfly::v1::CancelSnapshotResponse*) override;
   grpc::Status GetSnapshot(grpc::ServerContext*, const ::mayfly::v1::GetSnapshotRequest*,
                            ::mayfly::v1::GetSnapshotResponse*) override;
   grpc::Status ListSnapshots(grpc::ServerContext*, const ::mayfly::v1::ListSnapshotsRequest*,

@@ -93,13 +93,18 @@ Result<> Vm::change(const char* what, VmState from, VmState to, Command command,
     if (start_ns_ == 0 && to == VmState::kRunning) start_ns_ = stopwatch.start_ns();
   }
   stopwatch.lap("queue");
-  auto reply = monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
-                              [this, from, to](const auto& result) {
-                                on_changed(result, from, to);
-                                release();
-                              });
-  if (!reply) return std::unexpected(std::move(reply).error());
+  TRY(change_now(what, from, to, command, call));
   stopwatch.lap("monitor");
+  return {};
+}
+
+Result<> Vm::change_now(const char* what, VmState from, VmState to, Command command,
+                        const Call& call) {
+  TRY(monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
+                     [this, from, to](const auto& result) {
+                       on_changed(result, from, to);
+                       release();
+                     }));
   return {};
 }
 
@@ -219,6 +224,7 @@ VmView Vm::view_locked() const {
       .exit = exit_,
       .jail = published_ && jail_ ? std::optional(jail_->view()) : std::nullopt,
       .restored_from = restored_from_,
+      .reseeded = reseeded_,
       .template_id = template_id_,
       .copied_bytes = copied_bytes_,
   };
@@ -246,6 +252,25 @@ Result<> Vm::wait_stopped(const Call& call) const {
   std::unique_lock lock(mutex_);
   return call.wait(lock, changed_, "waiting for the VM to stop",
                    [&] { return published_ && (state_ == VmState::kStopped || launch_failed_); });
+}
+
+Result<> Vm::wait_reseeded(std::chrono::milliseconds limit, const Call& call) const {
+  const char* id = identity_.id.c_str();
+  std::unique_lock lock(mutex_);
+  auto waited = call.at_most(limit).wait(lock, changed_, "waiting for the guest to reseed itself",
+                                         [&] { return guest_ || state_ == VmState::kStopped; });
+  if (reseeded_ && state_ != VmState::kStopped) return {};
+  if (!waited && waited.error().code() == Code::kCancelled) return waited;
+  if (!waited) {
+    return fail(
+        {Code::kDeadlineExceeded, "RESEED_TIMEOUT"},
+        "restore %s: its guest has not confirmed in time that it reseeded itself (the limit "
+        "is %lld ms)",
+        id, static_cast<long long>(limit.count()));
+  }
+  return fail({Code::kAborted, "RESEED_FAILED"}, "restore %s: its guest did not reseed itself: %s",
+              id,
+              state_ == VmState::kStopped ? stopped_text(exit_).c_str() : guest_->failure.c_str());
 }
 
 Result<VmView> Vm::wait_created(const Call& call) const {
@@ -353,6 +378,7 @@ void Vm::on_reseeded(const AgentReseeded& reseeded) {
   {
     std::lock_guard lock(mutex_);
     if (guest_ || !restored_guest_ || state_ == VmState::kStopped) return;
+    reseeded_ = reseeded.failure.empty();
     GuestInfo guest = *std::exchange(restored_guest_, std::nullopt);
     if (guest.failure.empty() && !reseeded.failure.empty()) {
       guest.failure = "it may have another VM's random numbers or time: " + reseeded.failure;

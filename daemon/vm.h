@@ -105,6 +105,9 @@ class Vm {
   VmView view() const;
   Result<VmView> wait(const WaitGoal& goal, const Call& call) const;
   Result<> wait_stopped(const Call& call) const;
+  /// Of a restored VM: until its guest has reseeded itself, no longer than `limit`. ABORTED
+  /// RESEED_FAILED where it says that it cannot, or ends; DEADLINE_EXCEEDED RESEED_TIMEOUT.
+  Result<> wait_reseeded(std::chrono::milliseconds limit, const Call& call) const;
   /// Until CreateVm is through with it, one way or the other.
   Result<VmView> wait_created(const Call& call) const;
 
@@ -132,6 +135,9 @@ class Vm {
 
   Result<> change(const char* what, VmState from, VmState to, Command command, const Call& call,
                   Stopwatch& stopwatch);
+  /// The caller has set busy_, which ends with the monitor's reply, whoever waits for it then.
+  Result<> change_now(const char* what, VmState from, VmState to, Command command,
+                      const Call& call);
   /// Waits until no other call uses the monitor; then the caller sets busy_, and release() ends it.
   Result<> claim(std::unique_lock<std::mutex>& lock, const char* what, const Call& call);
   void release();
@@ -176,6 +182,8 @@ class Vm {
   uint64_t start_ns_ = 0;
   bool ready_emitted_ = false;
   std::optional<GuestInfo> guest_;
+  // Of a restored VM, once it has said that it did.
+  bool reseeded_ = false;
   // Of a restored VM, until it has reseeded itself.
   std::optional<GuestInfo> restored_guest_;
   std::optional<VmExit> exit_;

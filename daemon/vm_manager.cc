@@ -45,6 +45,7 @@ struct VmManager::NewVm {
   const VmSpec& spec;
   const RestoreSource* source = nullptr;
   bool start = false;
+  std::optional<std::chrono::milliseconds> hold = {};
 };
 
 Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& call) {
@@ -71,7 +72,8 @@ Result<VmOutcome> VmManager::restore(const RestoreRequest& request, const Call& 
                             .request_id = request.request_id},
                .spec = request.spec,
                .source = &request.source,
-               .start = request.start},
+               .start = request.start,
+               .hold = request.hold},
               call, stopwatch);
 }
 
@@ -97,13 +99,28 @@ Result<VmOutcome> VmManager::make(NewVm what, const Call& call, Stopwatch& stopw
     vm->kill();
     launched = check_open();
   }
+  const bool held = launched && what.hold;
+  if (held) launched = hold(*vm, *what.hold, call, stopwatch);
   if (!launched) {
     registry_.forget(vm);
+    if (held) vm->forgotten();
     return std::unexpected(std::move(launched).error());
   }
   VmOutcome outcome{.vm = vm->view(), .times = stopwatch.times()};
   vm->set_create_times(outcome.times);
   return outcome;
+}
+
+Result<> VmManager::hold(Vm& vm, std::chrono::milliseconds limit, const Call& call,
+                         Stopwatch& stopwatch) {
+  auto reseeded = vm.wait_reseeded(limit, call);
+  stopwatch.lap("reseed");
+  if (reseeded) return {};
+  // It may have another's secrets, and nobody was told that it is there.
+  Stopwatch ignored;
+  if (!vm.stop(std::chrono::milliseconds(0), Call(), ignored))
+    log(LogLevel::kError, "vm %s does not end", vm.identity().id.c_str());
+  return reseeded;
 }
 
 Result<std::optional<VmOutcome>> VmManager::made_before(const std::string& vm_id,

@@ -40,6 +40,8 @@ struct RestoreRequest {
   bool start = false;
   std::string request_id;
   const RestoreSource& source;
+  // For how long the call waits until the guest has reseeded itself; one that does not is ended.
+  std::optional<std::chrono::milliseconds> hold = {};
 };
 
 struct VmPage {
@@ -88,6 +90,7 @@ class VmManager {
   struct NewVm;
   Result<VmOutcome> make(NewVm what, const Call& call, Stopwatch& stopwatch);
   Result<> check_open() const;
+  Result<> hold(Vm& vm, std::chrono::milliseconds limit, const Call& call, Stopwatch& stopwatch);
 
   const VmEnvironment& environment_;
   const HostGate gate_;

@@ -51,16 +51,17 @@ Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stop
   auto saved = save_stopped(plan, before, call, stopwatch);
   if (before == VmState::kRunning && (!saved || !plan.stay_paused)) {
     // The monitor answers in order: this one comes after whatever was given up above. It is sent
-    // also where nobody waits for it any more.
+    // also where nobody waits for it any more, and no other call may come between.
     const Call patience = call.check("resume") ? call.at_most(kResumeLimit)
                                                : Call::within(std::chrono::milliseconds(0));
     const auto resumed =
-        command(Command::kResume, "resume", VmState::kPaused, VmState::kRunning, patience);
+        change_now("resume", VmState::kPaused, VmState::kRunning, Command::kResume, patience);
     stopwatch.lap("resume");
     if (saved && !resumed) saved = std::unexpected(resumed.error());
+  } else {
+    release();
   }
   if (saved) saved->stopped_us = (monotonic_ns() - stop_ns) / 1000;
-  release();
   return saved;
 }
 

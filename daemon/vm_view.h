@@ -62,6 +62,8 @@ struct VmView {
   std::optional<JailView> jail;
   // Of a VM that was not booted: the snapshot or VM that it goes on from.
   std::string restored_from;
+  // It has confirmed that it has random numbers and the time of its own.
+  bool reseeded = false;
   // Empty: not by a template.
   std::string template_id;
   // Of its memory, before it ran.

@@ -20,6 +20,7 @@
 //                         memory that it says it has left
 //   fake.refuse_restore   a Configure with `restore` is answered with FAILED_PRECONDITION
 //   STATE_KIND fake.no_reseed        a restored guest's agent does not answer Restored
+//   fake.reseed_failure   it answers that it failed
 #include "base/clock.h"
 #include "base/console_ring.h"
 #include "base/fd.h"
@@ -413,6 +414,7 @@ class FakeMonitor {
               " bytes\n");
         message.Clear();
         message.mutable_reseeded()->set_clock_step_us(1);
+        if (has("fake.reseed_failure")) message.mutable_reseeded()->set_failure("no entropy");
         send_frame(port, message);
       }
       if (from_host.has_shutdown() && !has("fake.ignore_shutdown")) {

@@ -69,16 +69,8 @@ class Rig {
     manager = std::make_unique<VmManager>(*environment_, [](const VmSpec&) { return Result<>(); });
     auto store = SnapshotStore::open(root_ / "snapshots");
     store_ = *std::move(store);
-    // The fake's vCPUs need nothing of a host.
-    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, templates, [] {
-      return Result<snapshot::HostDescription>({.cpu_vendor = std::string(12, '?'),
-                                                .cpuid = {},
-                                                .msrs = {},
-                                                .xsave_features = 0,
-                                                .page_bytes = snapshot::kPageBytes,
-                                                .tsc_khz = 1000,
-                                                .can_scale_tsc = false,
-                                                .kvm_clock = false});
+    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, templates, events, [this] {
+      return Result<snapshot::HostDescription>(host);
     });
   }
   ~Rig() {
@@ -107,6 +99,15 @@ class Rig {
   }
 
   EventLog events{"epoch"};
+  // Looked at once. The fake's vCPUs need nothing of a host.
+  snapshot::HostDescription host{.cpu_vendor = std::string(12, '?'),
+                                 .cpuid = {},
+                                 .msrs = {},
+                                 .xsave_features = 0,
+                                 .page_bytes = snapshot::kPageBytes,
+                                 .tsc_khz = 1000,
+                                 .can_scale_tsc = false,
+                                 .kvm_clock = false};
   std::unique_ptr<VmManager> manager;
   TemplateStore templates;
   std::unique_ptr<SnapshotManager> snapshots;

@@ -133,8 +133,6 @@ class Machine final : public EndListener,
   Result<> restore_time(const Waiting& waiting);
   Result<> tell_of_restore(const std::optional<boot::GenerationId>& id);
   static Result<boot::VmClockMarkers> draw_markers();
-  /// False: the guest knows of no VMClock.
-  Result<bool> disrupt_clock();
   Result<> take_claim(ClaimConfig& config);
   Result<snapshot::MachineState> state();
   Result<uint64_t> save_memory(const SaveConfig& config);

@@ -83,8 +83,7 @@ Result<> Machine::park(std::vector<kvm::Vcpu> vcpus, const snapshot::MachineStat
   TRY(restore_memory(*config_.restore));
   TRY(with_context(restore_devices(saved), "restore.state_fd"));
   TRY(with_context(restore_vcpus(vcpus, saved), "restore.state_fd"));
-  // Their pages are the machine's own from here on, which so costs the claim nothing.
-  TRY(disrupt_clock());
+  // Its page is the machine's own from here on, which so costs the claim nothing.
   TRY(boot::write_generation_id(*memory_, TRY(boot::read_generation_id(*memory_))));
   waiting_ = std::make_unique<Waiting>(waiting_for(saved));
   vcpus_ = TRY(VcpuGroup::create(std::move(vcpus), *this, VcpuGroup::First::kWarmUp));
@@ -99,15 +98,12 @@ Machine::Waiting Machine::waiting_for(const snapshot::MachineState& saved) const
   return waiting;
 }
 
-Result<bool> Machine::disrupt_clock() {
-  return boot::disrupt_vmclock(*memory_, TRY(draw_markers()));
-}
-
 // After the local APICs, which take the interrupt.
 Result<> Machine::tell_of_restore(const std::optional<boot::GenerationId>& id) {
-  const bool disrupted = TRY(disrupt_clock());
-  if (id) TRY(boot::write_generation_id(*memory_, *id));
-  if (id || disrupted) ioapic_.raise(boot::kGenerationIdGsi);
+  if (!id) return {};
+  TRY(boot::disrupt_vmclock(*memory_, TRY(draw_markers())));
+  TRY(boot::write_generation_id(*memory_, *id));
+  ioapic_.raise(boot::kGenerationIdGsi);
   return {};
 }
 
