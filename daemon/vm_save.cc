@@ -52,12 +52,14 @@ Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stop
   if (before == VmState::kRunning && (!saved || !plan.stay_paused)) {
     // The monitor answers in order: this one comes after whatever was given up above. It is sent
     // also where nobody waits for it any more, and no other call may come between.
-    const Call patience = call.check("resume") ? call.at_most(kResumeLimit)
-                                               : Call::within(std::chrono::milliseconds(0));
+    const auto waits = call.check("resume");
+    const Call patience =
+        waits ? call.at_most(kResumeLimit) : Call::within(std::chrono::milliseconds(0));
     const auto resumed =
         change_now("resume", VmState::kPaused, VmState::kRunning, Command::kResume, patience);
     stopwatch.lap("resume");
-    if (saved && !resumed) saved = std::unexpected(resumed.error());
+    // Who has given up is told that, and not that nobody waited for the resume.
+    if (saved && !resumed) saved = std::unexpected((waits ? resumed : waits).error());
   } else {
     release();
   }
