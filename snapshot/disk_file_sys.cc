@@ -8,11 +8,13 @@
 #include <cerrno>
 #include <cstring>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 namespace mayfly::snapshot {
@@ -168,9 +170,26 @@ Result<Digest> digest_disk(FdRef file, const GoOn& go_on) { return walk(file, fa
 
 Result<Digest> settle_disk(FdRef file, const GoOn& go_on) { return walk(file, true, go_on); }
 
+Result<Fd> named_and_unlinked_in(FdRef directory) {
+  uint64_t number = 0;
+  if (::getrandom(&number, sizeof(number), 0) != sizeof(number)) {
+    return disk_error(errno, "getrandom");
+  }
+  const std::string name =
+      format("%s%016llx", kDiskFilePrefix, static_cast<unsigned long long>(number));
+  Fd file = TRY(create_file_at(directory, name.c_str()));
+  // Somebody's sweep() may have been quicker.
+  if (::unlinkat(directory.number(), name.c_str(), 0) != 0 && errno != ENOENT) {
+    return disk_error(errno, "take its file's name away");
+  }
+  return file;
+}
+
 Result<Fd> nameless_file_in(FdRef directory) {
   Fd file(::openat(directory.number(), ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600));
   if (file.valid()) return file;
+  // overlayfs before Linux 6.3, for one.
+  if (errno == EOPNOTSUPP || errno == EISDIR) return named_and_unlinked_in(directory);
   return disk_error(errno, "make a file for it");
 }
 

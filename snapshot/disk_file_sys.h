@@ -43,7 +43,11 @@ Result<Digest> digest_disk(FdRef file, const GoOn& go_on);
 /// The same, and what is stored of pieces that are zero becomes holes.
 Result<Digest> settle_disk(FdRef file, const GoOn& go_on);
 
-/// A file without a name in `directory`, which goes with its last descriptor.
+/// A file without a name in `directory`, which goes with its last descriptor. Where the file system
+/// makes no such (O_TMPFILE) it is the next.
 Result<Fd> nameless_file_in(FdRef directory);
+/// Has a name, of this kind, for a moment: who is killed in it leaves an empty file for sweep().
+inline constexpr char kDiskFilePrefix[] = ".disk.tmp-";
+Result<Fd> named_and_unlinked_in(FdRef directory);
 
 }  // namespace mayfly::snapshot

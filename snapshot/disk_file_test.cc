@@ -53,6 +53,14 @@ TEST_CASE("a copy is the same to the byte, whatever was there before, and holes 
   CHECK_EQ(std::filesystem::is_empty(directory.path()), true);
 }
 
+TEST_CASE("where a file cannot be made without a name it loses that at once") {
+  const TempDirectory directory;
+  const Fd file = *named_and_unlinked_in(directory.fd());
+  CHECK(std::filesystem::is_empty(directory.path()));
+  put(file.ref(), 100, 1);
+  CHECK_EQ(*file_size(file.ref()), 101);
+}
+
 TEST_CASE("a large sparse disk costs what is on it") {
   const TempDirectory directory;
   const uint64_t size = uint64_t{1} << 36;

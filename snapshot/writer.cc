@@ -241,6 +241,10 @@ Result<size_t> sweep(FdRef store) {
   size_t removed = 0;
   for (const std::string& name : TRY(list_names(store, kMaxStoreEntries))) {
     if (!is_temporary(name)) continue;
+    if (name.starts_with(kDiskFilePrefix)) {
+      if (::unlinkat(store.number(), name.c_str(), 0) == 0) ++removed;
+      continue;
+    }
     const auto directory = open_directory_at(store, name.c_str());
     if (!directory || ::flock(directory->number(), LOCK_EX | LOCK_NB) != 0) continue;
     if (remove_directory_at(store, name.c_str())) ++removed;

@@ -87,7 +87,8 @@ class SnapshotWriter {
 /// there is none, kFailedPrecondition NOT_A_SNAPSHOT where the directory is something else.
 Result<> remove_snapshot(FdRef store, const std::string& name);
 
-/// Removes the temporary directories that no living writer holds; how many. For a daemon's start.
+/// Removes the temporary directories that no living writer holds, and files that never became a
+/// disk; how many. For a daemon's start.
 Result<size_t> sweep(FdRef store);
 
 }  // namespace mayfly::snapshot

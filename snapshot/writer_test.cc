@@ -158,7 +158,8 @@ TEST_CASE("a sweep takes what the dead have left, and nothing of the living") {
   REQUIRE(living.has_value());
   std::filesystem::create_directory(scene.store.path("snap.tmp-dead"));
   REQUIRE(create_file_at(scene.store.fd(), "snap.tmp-dead/memory").has_value());
-  CHECK_EQ(*sweep(scene.store.fd()), 1);
+  REQUIRE(create_file_at(scene.store.fd(), ".disk.tmp-0123456789abcdef").has_value());
+  CHECK_EQ(*sweep(scene.store.fd()), 2);
   CHECK_EQ(entries(scene.store), 2);
   CHECK(write_sample(*living, {.id = "snap", .ram = scene.new_ram.ref()}).has_value());
 }
