@@ -6,6 +6,7 @@
 #include "mayfly/v1/console.grpc.pb.h"
 #include "mayfly/v1/event.grpc.pb.h"
 #include "mayfly/v1/exec.grpc.pb.h"
+#include "mayfly/v1/memory.grpc.pb.h"
 #include "mayfly/v1/snapshot.grpc.pb.h"
 #include "mayfly/v1/system.grpc.pb.h"
 #include "mayfly/v1/template.grpc.pb.h"
@@ -122,6 +123,7 @@ class ClientImpl final : public Client {
         events_(channel),
         snapshots_(channel),
         templates_(channel),
+        memory_(channel),
         system_(channel) {}
 
   void set_deadline(Time deadline) override { deadline_ = deadline; }
@@ -159,6 +161,9 @@ class ClientImpl final : public Client {
   MAYFLY_UNARY(templates_, GetTemplate)
   MAYFLY_UNARY(templates_, ListTemplates)
   MAYFLY_UNARY(templates_, DeleteTemplate)
+  MAYFLY_UNARY(memory_, DescribeMemory)
+  MAYFLY_UNARY(memory_, ExportMemory)
+  MAYFLY_UNARY(memory_, ListMemoryUsage)
   MAYFLY_UNARY(system_, GetInfo)
   MAYFLY_UNARY(system_, CheckHost)
 #undef MAYFLY_UNARY
@@ -186,6 +191,12 @@ class ClientImpl final : public Client {
     auto stream = make<v1::WatchEventsRequest, v1::WatchEventsResponse,
                        grpc::ClientReader<v1::WatchEventsResponse>>();
     stream->set_reader(events_.WatchEvents(stream->context(), request));
+    return stream;
+  }
+  std::unique_ptr<PagesStream> query_pages(const v1::QueryPagesRequest& request) override {
+    auto stream = make<v1::QueryPagesRequest, v1::QueryPagesResponse,
+                       grpc::ClientReader<v1::QueryPagesResponse>>();
+    stream->set_reader(memory_.QueryPages(stream->context(), request));
     return stream;
   }
   std::unique_ptr<CloneStream> clone(const v1::CloneVmRequest& request) override {
@@ -217,6 +228,7 @@ class ClientImpl final : public Client {
   v1::EventService::Stub events_;
   v1::SnapshotService::Stub snapshots_;
   v1::TemplateService::Stub templates_;
+  v1::MemoryService::Stub memory_;
   v1::SystemService::Stub system_;
 };
 

@@ -9,6 +9,7 @@
 #include "mayfly/v1/console.pb.h"
 #include "mayfly/v1/event.pb.h"
 #include "mayfly/v1/exec.pb.h"
+#include "mayfly/v1/memory.pb.h"
 #include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/system.pb.h"
 #include "mayfly/v1/template.pb.h"
@@ -41,6 +42,7 @@ using ExecStream = Stream<v1::ExecRequest, v1::ExecResponse>;
 using ConsoleStream = Stream<v1::ReadConsoleRequest, v1::ReadConsoleResponse>;
 using AttachStream = Stream<v1::AttachConsoleRequest, v1::AttachConsoleResponse>;
 using EventStream = Stream<v1::WatchEventsRequest, v1::WatchEventsResponse>;
+using PagesStream = Stream<v1::QueryPagesRequest, v1::QueryPagesResponse>;
 using CloneStream = Stream<v1::CloneVmRequest, v1::CloneVmResponse>;
 
 class Client {
@@ -75,6 +77,9 @@ class Client {
   virtual Result<v1::GetTemplateResponse> call(const v1::GetTemplateRequest& request) = 0;
   virtual Result<v1::ListTemplatesResponse> call(const v1::ListTemplatesRequest& request) = 0;
   virtual Result<v1::DeleteTemplateResponse> call(const v1::DeleteTemplateRequest& request) = 0;
+  virtual Result<v1::DescribeMemoryResponse> call(const v1::DescribeMemoryRequest& request) = 0;
+  virtual Result<v1::ExportMemoryResponse> call(const v1::ExportMemoryRequest& request) = 0;
+  virtual Result<v1::ListMemoryUsageResponse> call(const v1::ListMemoryUsageRequest& request) = 0;
   virtual Result<v1::GetInfoResponse> call(const v1::GetInfoRequest& request) = 0;
   virtual Result<v1::CheckHostResponse> call(const v1::CheckHostRequest& request) = 0;
 
@@ -82,6 +87,7 @@ class Client {
   virtual std::unique_ptr<AttachStream> attach_console() = 0;
   virtual std::unique_ptr<ConsoleStream> read_console(const v1::ReadConsoleRequest& request) = 0;
   virtual std::unique_ptr<EventStream> watch_events(const v1::WatchEventsRequest& request) = 0;
+  virtual std::unique_ptr<PagesStream> query_pages(const v1::QueryPagesRequest& request) = 0;
   virtual std::unique_ptr<CloneStream> clone(const v1::CloneVmRequest& request) = 0;
 
   /// Ends all calls that are under way, and lets no new one begin until allow_calls().

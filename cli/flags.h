@@ -142,4 +142,17 @@ struct RestoreFlags {
   bool caller_keeps_disks = false;
 };
 
+struct MemoryFlags {
+  std::string vm_id;
+  // `describe` alone.
+  bool count_pages = false;
+  // `query` alone.
+  uint64_t first_page = 0;
+  uint64_t page_count = 0;
+  std::vector<std::string> kinds;
+  // `export` alone.
+  bool frozen = false;
+  std::string file;
+};
+
 }  // namespace mayfly::cli

@@ -2,6 +2,7 @@
 //
 // mayfly: the command line. Each subcommand fills its flags and leaves one call to make.
 #include "cli/commands.h"
+#include "cli/memory.h"
 #include "cli/output.h"
 #include "cli/run.h"
 #include "cli/snapshots.h"
@@ -30,6 +31,7 @@ struct Everything {
   StopFlags stop;
   RemoveFlags remove;
   SnapshotFlags snapshot;
+  MemoryFlags memory;
   RestoreFlags restore;
   RebaseFlags rebase;
   std::vector<std::string> snapshot_ids;
@@ -346,6 +348,35 @@ void add_template(CLI::App& app, Everything& all) {
       [&] { all.action = [&] { return delete_templates(all.global, all.template_ids); }; });
 }
 
+void add_memory(CLI::App& app, Everything& all) {
+  CLI::App* memory = app.add_subcommand("memory", "Look at the memory of VMs, and export it");
+  memory->require_subcommand(1);
+  const auto add = [&](const char* name, const char* description,
+                       int (*action)(const GlobalFlags&, const MemoryFlags&)) {
+    CLI::App* command = memory->add_subcommand(name, description);
+    command->add_option("vm", all.memory.vm_id, "the VM's id")->required();
+    command->callback(
+        [&all, action] { all.action = [&all, action] { return action(all.global, all.memory); }; });
+    return command;
+  };
+  add("describe", "Print what a VM's memory is made of, as JSON", describe_memory)
+      ->add_flag("--count", all.memory.count_pages, "look at every page, and count them");
+  CLI::App* query = add("query", "Print runs of pages: kind, first page, number", query_pages);
+  query
+      ->add_option("--kind", all.memory.kinds,
+                   "changed, resident, swapped or zero; may be repeated (default: changed)")
+      ->allow_extra_args(false);
+  query->add_option("--first", all.memory.first_page, "from this page on (default: 0)");
+  query->add_option("--pages", all.memory.page_count, "so many (default: to the end)");
+  CLI::App* to_file = add("export", "Write a VM's memory to a new file", export_memory);
+  to_file->add_option("file", all.memory.file, "the file, which must not exist")->required();
+  to_file->add_flag("--frozen", all.memory.frozen,
+                    "as it is at one moment, also where the VM never was saved or cloned");
+  memory->add_subcommand("usage", "List what VMs take of the host's memory")->callback([&] {
+    all.action = [&] { return memory_usage(all.global); };
+  });
+}
+
 void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
   command->add_option("--template", flags.template_id, "go on from this template")->type_name("ID");
   command
@@ -435,6 +466,7 @@ int run_program(int argc, char** argv) {
   add_snapshot(app, all);
   add_template(app, all);
   add_restore_clone(app, all);
+  add_memory(app, all);
   app.add_subcommand("doctor", "Tell what this host can do, what it lacks, and what mends it")
       ->callback([&] { all.action = [&] { return doctor(all.global); }; });
   app.add_subcommand("version", "Print versions")->callback([&] {

@@ -157,6 +157,24 @@ std::string progress_text(const v1::SnapshotProgress& progress) {
   return text;
 }
 
+std::string usage_table(const v1::ListMemoryUsageResponse& usage) {
+  const auto mib = [](uint64_t bytes) {
+    return format("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+  };
+  std::vector<std::vector<std::string>> rows = {{"ID", "UNIQUE", "SHARED", "SWAPPED", "OVER"}};
+  for (const v1::MemoryUsage& each : usage.usages()) {
+    std::string over = "-";
+    for (const v1::MemoryBase& base : usage.bases()) {
+      if (base.base_id() != each.base_id()) continue;
+      over = format("%s (%u VMs, %s)", base.origin().c_str(), base.vm_count(),
+                    mib(base.allocated_bytes()).c_str());
+    }
+    rows.push_back({each.vm_id(), mib(each.unique_bytes()), mib(each.shared_bytes()),
+                    mib(each.swapped_bytes()), over});
+  }
+  return table(rows);
+}
+
 std::string event_line(const v1::Event& event) {
   std::string what;
   switch (event.what_case()) {

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/flags.h"
 #include "mayfly/v1/event.pb.h"
+#include "mayfly/v1/memory.pb.h"
 #include "mayfly/v1/snapshot.pb.h"
 #include "mayfly/v1/system.pb.h"
 #include "mayfly/v1/template.pb.h"
@@ -31,6 +32,7 @@ std::string short_name(v1::VmState state);
 std::string short_name(v1::ExitReason reason);
 
 std::string vm_table(const google::protobuf::RepeatedPtrField<v1::Vm>& vms);
+std::string usage_table(const v1::ListMemoryUsageResponse& usage);
 std::string snapshot_table(const google::protobuf::RepeatedPtrField<v1::Snapshot>& snapshots);
 std::string template_table(const google::protobuf::RepeatedPtrField<v1::Template>& templates);
 /// "snapshot warm: memory, 512 of 1024 MiB"

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "daemon/agent_codec.h"
 #include "daemon/control_codec.h"
+#include "daemon/memory_pages.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -15,7 +16,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const auto bytes = std::as_bytes(std::span(data, size)).subspan(1);
   if (data[0] % 3 == 0) {
-    if (auto reply = parse_reply(bytes); reply && reply->error) (void)reply->error->describe();
+    auto reply = parse_reply(bytes);
+    if (reply && reply->error) (void)reply->error->describe();
+    if (reply && reply->pages) {
+      const PageQuery query{.first_page = data[0], .page_count = 13, .find_zero = data[0] % 2 == 0};
+      if (check_pages(*reply->pages, query)) {
+        for (const PageRun& run : runs_of(reply->pages->own, query.first_page, query.page_count)) {
+          CHECK(run.first_page - query.first_page + run.page_count <= query.page_count);
+        }
+      }
+    }
     return 0;
   }
   if (data[0] % 3 == 1) {

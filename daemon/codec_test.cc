@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/agent_codec.h"
 #include "daemon/control_codec.h"
+#include "daemon/memory_pages.h"
 #include "daemon/text.h"
 #include "proto/agent.pb.h"
 #include "proto/control.pb.h"
@@ -190,6 +191,41 @@ TEST_CASE("a configure request names its descriptors by their places") {
   CHECK(number(configure.console().input_fd()) == 18);
   CHECK(number(configure.vsock().host_ports(0).fd()) == 19);
   CHECK(number(configure.exit_report_fd()) == 20);
+}
+
+TEST_CASE("pages are asked for by number, and what comes is checked against that") {
+  control::Request request;
+  const PageQuery query{.first_page = uint64_t{1} << 33, .page_count = 12, .find_zero = true};
+  REQUIRE(request.ParseFromString(encode_get_pages(7, query).bytes));
+  CHECK(request.id() == 7);
+  CHECK(request.get_pages().first_page() == uint64_t{1} << 33);
+  CHECK(request.get_pages().page_count() == 12);
+  CHECK(request.get_pages().find_zero());
+  control::Reply reply;
+  reply.mutable_pages()->set_resident("\x0f\x0f");
+  reply.mutable_pages()->set_own("\x1f\x01");
+  reply.mutable_pages()->set_swapped(std::string("\x10\x00", 2));
+  reply.mutable_pages()->set_zero("\x01\x01");
+  const auto check = [&](uint32_t page_count, bool find_zero) -> std::string {
+    const std::string bytes = reply.SerializeAsString();
+    const auto parsed = parse_reply(std::as_bytes(std::span(bytes)));
+    REQUIRE(parsed);
+    REQUIRE(parsed->pages);
+    const auto checked = check_pages(
+        *parsed->pages, {.first_page = 0, .page_count = page_count, .find_zero = find_zero});
+    return checked ? "" : checked.error().reason();
+  };
+  CHECK(check(12, true) == "");
+  CHECK(check(12, false) == "MONITOR_REPLY");  // nobody asked for zeroes
+  for (const uint32_t other : {7, 8, 11, 17, 65536}) {
+    CAPTURE(other);
+    CHECK(check(other, true) == "MONITOR_REPLY");
+  }
+  reply.mutable_pages()->set_zero("\x01\x10");
+  CHECK(check(16, true) == "MONITOR_REPLY");
+  reply.mutable_pages()->set_zero("\x01\x01");
+  reply.mutable_pages()->set_swapped("\x10\x01");
+  CHECK(check(16, true) == "MONITOR_REPLY");
 }
 
 TEST_CASE("a machine that parks, and its claim, name their descriptors by their places") {

@@ -169,6 +169,16 @@ ControlPacket encode_get_touched_pages(uint64_t id, FdRef touched, FdRef written
   return packet;
 }
 
+ControlPacket encode_get_pages(uint64_t id, const PageQuery& query) {
+  control::Request request;
+  request.set_id(id);
+  control::GetPages& out = *request.mutable_get_pages();
+  out.set_first_page(query.first_page);
+  out.set_page_count(query.page_count);
+  out.set_find_zero(query.find_zero);
+  return {.bytes = request.SerializeAsString(), .fds = {}};
+}
+
 ControlPacket encode_command(uint64_t id, Command command) {
   control::Request request;
   request.set_id(id);
@@ -206,8 +216,8 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
     return fail({Code::kUnavailable, "MONITOR_REPLY"},
                 "the monitor sent a malformed reply of %zu bytes", packet.size());
   }
-  ControlReply reply{
-      .id = in.id(), .error = std::nullopt, .phases = std::nullopt, .saved = std::nullopt};
+  ControlReply reply;
+  reply.id = in.id();
   if (in.has_status() && in.status().code() != 0) {
     reply.error =
         Error::received(code_from_number(in.status().code()), printable(in.status().reason(), 64),
@@ -220,6 +230,12 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
   }
   if (in.has_touched_pages()) {
     reply.touched_pages = MonitorTouchedPages{.is_exact = in.touched_pages().is_exact()};
+  }
+  if (in.has_pages()) {
+    reply.pages = MonitorPages{.resident = in.pages().resident(),
+                               .own = in.pages().own(),
+                               .swapped = in.pages().swapped(),
+                               .zero = in.pages().zero()};
   }
   return reply;
 }

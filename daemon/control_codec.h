@@ -116,6 +116,13 @@ struct SaveParams {
   std::optional<LayerParams> changed_pages;
 };
 
+/// Pages are counted from the memory's start.
+struct PageQuery {
+  uint64_t first_page = 0;
+  uint32_t page_count = 0;
+  bool find_zero = false;
+};
+
 enum class Command { kStart, kPause, kResume, kStop };
 
 ControlPacket encode_configure(uint64_t id, const ConfigureParams& params);
@@ -124,6 +131,7 @@ ControlPacket encode_claim(uint64_t id, const ClaimParams& params);
 ControlPacket encode_save(uint64_t id, const SaveParams& params);
 /// Both files have a bit for each page.
 ControlPacket encode_get_touched_pages(uint64_t id, FdRef touched, FdRef written);
+ControlPacket encode_get_pages(uint64_t id, const PageQuery& query);
 ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd);
 
 /// CLOCK_MONOTONIC in ns as each step ended; 0: not reached.
@@ -168,12 +176,21 @@ struct MonitorTouchedPages {
   bool is_exact = false;
 };
 
+/// As the monitor said it: bits, of any number.
+struct MonitorPages {
+  std::string resident;
+  std::string own;
+  std::string swapped;
+  std::string zero;
+};
+
 struct ControlReply {
   uint64_t id = 0;
   std::optional<Error> error;
   std::optional<MonitorPhases> phases;
   std::optional<MonitorSaved> saved;
   std::optional<MonitorTouchedPages> touched_pages = {};
+  std::optional<MonitorPages> pages = {};
 };
 
 Result<ControlReply> parse_reply(std::span<const std::byte> packet);

@@ -5,6 +5,7 @@
 #include "daemon/exec_service.h"
 #include "daemon/host_description_sys.h"
 #include "daemon/listener.h"
+#include "daemon/memory_service.h"
 #include "daemon/random.h"
 #include "daemon/snapshot_service.h"
 #include "daemon/system_service.h"
@@ -46,12 +47,15 @@ class ServerImpl final : public Server {
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
         snapshots_(manager_, *dirs_.snapshots, templates_, events_,
                    [device = options.kvm_device] { return describe_host(device); }),
+        exports_(*reactor_, dirs_.state->path() + "/exports"),
+        memory_(manager_, exports_),
         vm_service_(manager_),
         exec_service_(manager_),
         console_service_(manager_),
         event_service_(events_),
         snapshot_service_(snapshots_),
         template_service_(snapshots_, templates_),
+        memory_service_(memory_),
         system_service_(manager_, checker_, *jails_, events_.epoch(), dirs_.state->path()),
         exec_acceptor_(
             exec_service_,
@@ -71,7 +75,7 @@ class ServerImpl final : public Server {
     grpc::ServerBuilder builder;
     for (grpc::Service* service : std::initializer_list<grpc::Service*>{
              &vm_service_, &exec_service_, &console_service_, &event_service_, &snapshot_service_,
-             &template_service_, &system_service_}) {
+             &template_service_, &memory_service_, &system_service_}) {
       builder.RegisterService(service);
     }
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
@@ -116,12 +120,15 @@ class ServerImpl final : public Server {
   VmManager manager_;
   TemplateStore templates_;
   SnapshotManager snapshots_;
+  MemoryExports exports_;
+  MemoryManager memory_;
   VmServiceImpl vm_service_;
   ExecServiceImpl exec_service_;
   ConsoleServiceImpl console_service_;
   EventServiceImpl event_service_;
   SnapshotServiceImpl snapshot_service_;
   TemplateServiceImpl template_service_;
+  MemoryServiceImpl memory_service_;
   SystemServiceImpl system_service_;
   BidiAcceptor<ExecServiceImpl, ExecCall> exec_acceptor_;
   BidiAcceptor<ConsoleServiceImpl, AttachCall> attach_acceptor_;

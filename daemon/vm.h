@@ -21,6 +21,7 @@
 #include "daemon/console.h"
 #include "daemon/event_log.h"
 #include "daemon/jail.h"
+#include "daemon/memory_pages.h"
 #include "daemon/monitor.h"
 #include "daemon/reactor.h"
 #include "daemon/vm_memory.h"
@@ -92,6 +93,12 @@ class Vm {
   void rebased(const BaseSnapshot& from, const snapshot::Digest& to);
   /// What the VM left behind in its first save() is now in this snapshot.
   void stands_on(BaseSnapshot base);
+  /// What its memory is. vm_pages.cc has this and the next two.
+  Result<MemoryView> memory_view() const;
+  /// Asks the monitor, in whatever state the VM is.
+  Result<PageStretch> look_at_pages(const PageQuery& query, const Call& call);
+  /// The memory's file, which cannot be written through the descriptor.
+  Result<Fd> open_memory(const Call& call) const;
   /// Agent, then monitor, then SIGKILL. Only `call` can end it before the VM is STOPPED.
   Result<> stop(std::chrono::milliseconds grace, const Call& call, Stopwatch& stopwatch);
   void kill();

@@ -80,6 +80,10 @@ class VmManager {
   void rebased(const BaseSnapshot& from, const snapshot::Digest& to);
 
   Result<VmPin> find(const std::string& id) { return registry_.find(id); }
+  /// Up to `count` in order of id, after `after`.
+  std::vector<VmPin> pins(const std::string& after, size_t count) {
+    return registry_.list(after, count);
+  }
   size_t vm_count() const { return registry_.size(); }
   size_t running_count();
 

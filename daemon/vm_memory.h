@@ -102,6 +102,9 @@ struct TouchedMemory {
   bool is_exact = false;
 };
 
+/// The same file by a descriptor of its own that cannot be written through.
+Result<Fd> reopen_for_reading(FdRef file);
+
 /// From now on nobody can write a memfd or change its length; fails while anybody has it mapped
 /// shared and writable.
 Result<> seal_memfd(FdRef memfd);

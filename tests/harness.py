@@ -58,17 +58,17 @@ def _load_messages():
         sys.path.insert(0, folder)
         try:
             from google.rpc import error_details_pb2, status_pb2
-            from mayfly.v1 import (console_pb2, event_pb2, exec_pb2, snapshot_pb2, system_pb2, template_pb2,
-                                   vm_pb2)
+            from mayfly.v1 import (console_pb2, event_pb2, exec_pb2, memory_pb2, snapshot_pb2, system_pb2,
+                                   template_pb2, vm_pb2)
             import agent_pb2
             import control_pb2
         finally:
             sys.path.remove(folder)
-    return (vm_pb2, console_pb2, event_pb2, exec_pb2, snapshot_pb2, system_pb2, template_pb2, control_pb2, agent_pb2,
-            status_pb2, error_details_pb2)
+    return (vm_pb2, console_pb2, event_pb2, exec_pb2, memory_pb2, snapshot_pb2, system_pb2, template_pb2, control_pb2,
+            agent_pb2, status_pb2, error_details_pb2)
 
 
-(vm_pb, console_pb, event_pb, exec_pb, snapshot_pb, system_pb, template_pb, control_pb, agent_pb, status_pb,
+(vm_pb, console_pb, event_pb, exec_pb, memory_pb, snapshot_pb, system_pb, template_pb, control_pb, agent_pb, status_pb,
  error_details_pb) = _load_messages()
 
 
@@ -307,7 +307,7 @@ class Api:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", 64 << 20),
         ])
-        for module in (vm_pb, console_pb, event_pb, exec_pb, snapshot_pb, system_pb, template_pb):
+        for module in (vm_pb, console_pb, event_pb, exec_pb, memory_pb, snapshot_pb, system_pb, template_pb):
             for service in module.DESCRIPTOR.services_by_name.values():
                 for method in service.methods:
                     setattr(self, method.name, self._call(module, service, method))

@@ -103,6 +103,9 @@ Result<Answer> Monitor::answer(Request& request) {
           [&](GetTouchedPages& call) -> Result<Answer> {
             return Answer(TRY(TRY(claimed())->touched_pages(call.files)));
           },
+          [&](GetPages& call) -> Result<Answer> {
+            return Answer(TRY(TRY(claimed())->pages(call.query)));
+          },
           [&](GetMemory&) -> Result<Answer> {
             const Machine& machine = *TRY(claimed());
             return Answer(

@@ -263,6 +263,8 @@ class FakeMonitor {
       }).detach();
     } else if (request.has_save()) {
       save(request.save(), fds, reply);
+    } else if (request.has_get_pages() && !has("fake.no_pages")) {
+      say_pages(request.get_pages(), reply);
     } else if (request.has_stop()) {
       if (has("fake.hang_stop")) return;
       send(reply);
@@ -350,6 +352,23 @@ class FakeMonitor {
       if (how == "leave") ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     }
     reply.mutable_saved()->set_tsc_khz(1000);
+  }
+
+  /// Of each eight: one resident and its own, one resident and zero, one swapped out.
+  void say_pages(const control::GetPages& get, control::Reply& reply) {
+    const std::string how = value("fake.pages").value_or("");
+    const size_t bytes = (get.page_count() + 7) / 8 + (how == "long" ? 1 : 0);
+    const auto bits = [&](int byte) {
+      std::string text(bytes, static_cast<char>(byte));
+      if (how != "beyond")
+        text.back() &= static_cast<char>(0xff >> (7 - (get.page_count() - 1) % 8));
+      return text;
+    };
+    control::Pages& pages = *reply.mutable_pages();
+    pages.set_resident(bits(0x03));
+    pages.set_own(bits(how == "beyond" ? 0xff : 0x05));
+    pages.set_swapped(bits(how == "both" ? 0x01 : 0x04));
+    if (get.find_zero()) pages.set_zero(bits(how == "absent_zero" ? 0x08 : 0x02));
   }
 
   /// What the saved fake was told on its command line.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "daemon/jail.h"
+#include "daemon/memory_manager.h"
 #include "daemon/reactor.h"
 #include "daemon/snapshot_manager.h"
 #include "daemon/vm_manager.h"
@@ -67,6 +68,8 @@ class Rig {
         .kvm_path = "/dev/null",
     });
     manager = std::make_unique<VmManager>(*environment_, [](const VmSpec&) { return Result<>(); });
+    exports = std::make_unique<MemoryExports>(*reactor_, exports_dir());
+    memory = std::make_unique<MemoryManager>(*manager, *exports);
     auto store = SnapshotStore::open(root_ / "snapshots");
     store_ = *std::move(store);
     snapshots = std::make_unique<SnapshotManager>(*manager, *store_, templates, events, [this] {
@@ -75,12 +78,15 @@ class Rig {
   }
   ~Rig() {
     snapshots.reset();
+    memory.reset();
+    exports.reset();
     manager.reset();
     reactor_.reset();
     std::filesystem::remove_all(root_);
   }
 
   std::string vms_dir() const { return root_ / "vms"; }
+  std::string exports_dir() const { return root_ / "exports"; }
   std::string store_dir() const { return root_ / "snapshots"; }
   std::string path(const char* name) const { return root_ / name; }
   void write(const char* name, size_t bytes) {
@@ -110,6 +116,8 @@ class Rig {
                                  .kvm_clock = false};
   std::unique_ptr<VmManager> manager;
   TemplateStore templates;
+  std::unique_ptr<MemoryExports> exports;
+  std::unique_ptr<MemoryManager> memory;
   std::unique_ptr<SnapshotManager> snapshots;
 
  private:

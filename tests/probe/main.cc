@@ -23,6 +23,7 @@ constexpr Test kTests[] = {
     {"console", test_console},
     {"echo", test_echo},
     {"touch", test_touch},
+    {"pages", test_pages},
     {"blk", test_blk},
     {"blk-read-only", test_blk_read_only},
     {"blk-bad", test_blk_bad},

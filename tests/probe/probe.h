@@ -72,6 +72,7 @@ void test_churn();
 void test_console();
 void test_echo();
 void test_touch();
+void test_pages();
 void test_blk();
 void test_blk_read_only();
 void test_blk_bad();

@@ -203,6 +203,11 @@ Result<Call> take_call(const message::Request& request, Descriptors fds) {
     files.written = TRY(fds.take(get->written_fd, "get_touched_pages.written_fd"));
     return Call(GetTouchedPages{std::move(files)});
   }
+  if (const auto* get = std::get_if<message::GetPages>(&request.call)) {
+    return Call(GetPages{{.first_page = get->first_page,
+                          .page_count = get->page_count,
+                          .find_zero = get->find_zero}});
+  }
   if (const auto* plain = std::get_if<message::Plain>(&request.call)) return plain_call(*plain);
   return fail({Code::kUnimplemented, "UNKNOWN_CALL"}, "request %llu has no call this monitor knows",
               static_cast<unsigned long long>(request.id));
@@ -250,6 +255,15 @@ WireWriter encode(const Memory& memory) {
   return message;
 }
 
+WireWriter encode(const PageReport& report) {
+  WireWriter message;
+  message.text(1, report.resident);
+  message.text(2, report.own);
+  message.text(3, report.swapped);
+  message.text(4, report.zero);
+  return message;
+}
+
 WireWriter encode(const Error& error) {
   WireWriter status;
   status.number(1, static_cast<uint64_t>(error.code()));
@@ -271,7 +285,7 @@ std::expected<Request, Refusal> parse_request(std::span<const std::byte> packet,
 
 std::string make_reply(uint64_t id, const Result<Answer>& result) {
   constexpr uint32_t kId = 1, kStatus = 2, kPhases = 3, kStats = 4, kSaved = 5, kMemory = 6,
-                     kTouchedPages = 11;
+                     kPages = 7, kTouchedPages = 11;
   WireWriter reply;
   reply.number(kId, id);
   if (!result) {
@@ -286,6 +300,8 @@ std::string make_reply(uint64_t id, const Result<Answer>& result) {
     reply.message(kMemory, encode(*memory));
   } else if (const auto* touched = std::get_if<TouchedPages>(&*result)) {
     reply.message(kTouchedPages, encode(*touched));
+  } else if (const auto* pages = std::get_if<PageReport>(&*result)) {
+    reply.message(kPages, encode(*pages));
   }
   return std::move(reply).take();
 }

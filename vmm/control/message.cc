@@ -236,6 +236,25 @@ Result<Save> parse_save(Bytes bytes) {
   return save;
 }
 
+Result<GetPages> parse_get_pages(Bytes bytes) {
+  GetPages get;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        get.first_page = TRY(field->u64());
+        break;
+      case 2:
+        get.page_count = TRY(field->u32());
+        break;
+      case 3:
+        get.find_zero = TRY(field->u64()) != 0;
+        break;
+    }
+  }
+  return get;
+}
+
 Result<Configure> parse_configure(Bytes bytes) {
   Configure configure;
   WireReader reader(bytes);
@@ -298,7 +317,7 @@ Result<Configure> parse_configure(Bytes bytes) {
 
 Result<Request> parse(Bytes packet) {
   constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9, kClaim = 11,
-                     kGetTouchedPages = 16;
+                     kGetPages = 12, kGetTouchedPages = 16;
   Request request;
   WireReader reader(packet);
   while (const auto field = TRY(reader.next())) {
@@ -320,6 +339,9 @@ Result<Request> parse(Bytes packet) {
         break;
       case kGetTouchedPages:
         request.call = TRY(parse_get_touched_pages(TRY(field->message())));
+        break;
+      case kGetPages:
+        request.call = TRY(parse_get_pages(TRY(field->message())));
         break;
       case static_cast<uint32_t>(Plain::kStart):
       case static_cast<uint32_t>(Plain::kPause):

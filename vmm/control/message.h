@@ -108,6 +108,12 @@ struct GetTouchedPages {
   uint32_t written_fd = 0;
 };
 
+struct GetPages {
+  uint64_t first_page = 0;
+  uint32_t page_count = 0;
+  bool find_zero = false;
+};
+
 /// The calls without fields, by their number in Request.
 enum class Plain : uint32_t {
   kStart = 3,
@@ -121,7 +127,8 @@ enum class Plain : uint32_t {
 struct Request {
   uint64_t id = 0;
   /// monostate: none that is known.
-  std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim, GetTouchedPages> call;
+  std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim, GetTouchedPages, GetPages>
+      call;
 };
 
 /// Hostile bytes. What they hold is bounded by their own size.

@@ -44,11 +44,14 @@ struct GetTouchedPages {
 struct Claim {
   ClaimConfig what;
 };
+struct GetPages {
+  PageQuery query;
+};
 
 struct Request {
   uint64_t id = 0;
   std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats, Save, GetMemory,
-               Claim, GetTouchedPages>
+               Claim, GetTouchedPages, GetPages>
       call;
 };
 
@@ -59,7 +62,8 @@ struct Memory {
 };
 
 /// What a call answers with when it succeeds.
-using Answer = std::variant<std::monostate, Phases, MachineStats, Saved, Memory, TouchedPages>;
+using Answer =
+    std::variant<std::monostate, Phases, MachineStats, Saved, Memory, TouchedPages, PageReport>;
 
 struct ExitReport {
   ExitReason reason;

@@ -370,6 +370,34 @@ TEST_CASE("every call is told by its field") {
   CHECK_EQ(index([](Wire& request) { request.mutable_save()->set_leave_memory(true); }), 7);
   CHECK_EQ(index([](Wire& request) { request.mutable_get_memory(); }), 8);
   CHECK_EQ(index([](Wire& request) { request.mutable_claim(); }), 9);
+  CHECK_EQ(index([](Wire& request) { request.mutable_get_pages(); }), 11);
+}
+
+TEST_CASE("which pages are asked for is read as protobuf writes it") {
+  ::mayfly::control::Request request;
+  auto& get = *request.mutable_get_pages();
+  get.set_first_page(uint64_t{1} << 40);
+  get.set_page_count(65536);
+  get.set_find_zero(true);
+  const auto parsed = parse(request);
+  REQUIRE(parsed.has_value());
+  const PageQuery& query = std::get<GetPages>(parsed->call).query;
+  CHECK_EQ(query.first_page, uint64_t{1} << 40);
+  CHECK_EQ(query.page_count, 65536);
+  CHECK(query.find_zero);
+}
+
+TEST_CASE("the largest report fits a packet, and is what protobuf reads") {
+  const std::string bits(kMaxQueryPages / 8, '\xff');
+  const std::string packet = make_reply(~uint64_t{0}, Answer(PageReport{bits, bits, bits, bits}));
+  CHECK_LE(packet.size(), kMaxPacketBytes);
+  const auto pages =
+      read_back<::mayfly::control::Reply>(make_reply(9, Answer(PageReport{"r", "o", "s", "z"})))
+          .pages();
+  CHECK_EQ(pages.resident(), "r");
+  CHECK_EQ(pages.own(), "o");
+  CHECK_EQ(pages.swapped(), "s");
+  CHECK_EQ(pages.zero(), "z");
 }
 
 TEST_CASE("replies are what protobuf reads") {

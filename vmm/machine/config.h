@@ -162,6 +162,28 @@ struct Saved {
   uint64_t memory_ns = 0;
 };
 
+/// At most so many pages in one query: what the loop does in a few milliseconds.
+inline constexpr uint32_t kMaxQueryPages = 65536;
+inline constexpr uint32_t kMaxZeroQueryPages = 8192;
+
+/// Which pages of RAM to look at, counted from its start.
+struct PageQuery {
+  uint64_t first_page = 0;
+  uint32_t page_count = 0;
+  /// Also at what is in them.
+  bool find_zero = false;
+};
+
+/// A bit for each of those pages, from the lowest of byte 0 on.
+struct PageReport {
+  std::string resident;
+  /// This process's alone, also swapped out.
+  std::string own;
+  std::string swapped;
+  /// With find_zero: of the resident ones.
+  std::string zero;
+};
+
 /// When each step of building and starting ended; CLOCK_MONOTONIC in ns, 0: not reached.
 struct Phases {
   uint64_t main_ns = 0;

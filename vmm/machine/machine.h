@@ -93,6 +93,9 @@ class Machine final : public EndListener,
   FdRef memory_file() const { return config_.memory.ref(); }
   MemorySharing memory_sharing() const { return memory_->sharing(); }
 
+  /// What pages of RAM are like just now, in whatever state.
+  Result<PageReport> pages(const PageQuery& query) const;
+
   const Phases& phases() const { return phases_; }
   MachineStats stats() const;
 

@@ -8,6 +8,7 @@
 #include "vmm/boot/vmclock.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/memory_layer_sys.h"
+#include "vmm/machine/memory_pages.h"
 #include "vmm/machine/touched_pages_sys.h"
 
 #include <utility>
@@ -237,6 +238,10 @@ Result<Saved> Machine::save(const SaveConfig& config) {
                .page_count = page_count,
                .state_ns = state_ns - begin_ns,
                .memory_ns = monotonic_ns() - state_ns};
+}
+
+Result<PageReport> Machine::pages(const PageQuery& query) const {
+  return look_at_pages(*memory_, pagemap_, query);
 }
 
 }  // namespace mayfly
