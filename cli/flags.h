@@ -106,6 +106,7 @@ struct SnapshotFlags {
 struct TemplateFlags {
   std::string template_id;
   std::string snapshot_id;
+  uint32_t shells = 0;
 };
 
 struct RebaseFlags {

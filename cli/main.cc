@@ -326,9 +326,13 @@ void add_template(CLI::App& app, Everything& all) {
       ->add_option("template", all.made_template.template_id,
                    "the template's id: [a-z0-9][a-z0-9-_.]{0,62}")
       ->required();
+  prepare_command
+      ->add_option("--shells", all.made_template.shells,
+                   "keep so many monitors ready, each for one VM: up to 1000 (default: 0)")
+      ->type_name("N");
   prepare_command->footer(
       "It lasts until `template rm`, or until the daemon ends.\n"
-      "  mayfly template prepare warm web && mayfly clone --template web a b c");
+      "  mayfly template prepare warm web --shells 8 && mayfly clone --template web a b c");
   prepare_command->callback(
       [&] { all.action = [&] { return prepare_template(all.global, all.made_template); }; });
   parent->add_subcommand("ls", "List templates")->callback([&] {

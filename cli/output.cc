@@ -134,11 +134,14 @@ std::string snapshot_table(const google::protobuf::RepeatedPtrField<v1::Snapshot
 
 std::string template_table(const google::protobuf::RepeatedPtrField<v1::Template>& templates) {
   std::vector<std::vector<std::string>> rows = {
-      {"ID", "SNAPSHOT", "VCPUS", "MEMORY", "RESIDENT", "AGE"}};
+      {"ID", "SNAPSHOT", "VCPUS", "MEMORY", "RESIDENT", "SHELLS", "AGE"}};
   for (const v1::Template& each : templates) {
     rows.push_back({each.template_id(), each.snapshot_id(), std::to_string(each.vcpus()),
                     std::to_string(each.memory_mib()) + " MiB",
                     format("%.1f MiB", static_cast<double>(each.resident_bytes()) / (1 << 20)),
+                    each.has_shells()
+                        ? format("%u of %u ready", each.shells().ready(), each.shells().wanted())
+                        : "-",
                     age_of(each.create_time())});
   }
   return table(rows);
@@ -199,6 +202,10 @@ std::string event_line(const v1::Event& event) {
     }
     case v1::Event::kSnapshotProgress:
       what = progress_text(event.snapshot_progress());
+      break;
+    case v1::Event::kShellFailed:
+      what = "a shell of template " + event.shell_failed().template_id() +
+             " failed: " + event.shell_failed().message();
       break;
     case v1::Event::kGap:
       what = event.gap().lost_events() == 0

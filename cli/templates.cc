@@ -11,14 +11,17 @@ int prepare_template(const GlobalFlags& global, const TemplateFlags& flags) {
   v1::PrepareTemplateRequest request;
   request.set_template_id(flags.template_id);
   request.set_snapshot_id(flags.snapshot_id);
+  request.set_shells(flags.shells);
   const auto response = connect(global)->call(request);
   if (!response) return failed(global, response.error());
   if (global.json) {
     print_json(*response);
     return 0;
   }
-  std::printf("%s: %.1f MiB resident, in %.1f ms\n", response->template_().template_id().c_str(),
+  std::printf("%s: %.1f MiB resident, %u shells, in %.1f ms\n",
+              response->template_().template_id().c_str(),
               static_cast<double>(response->template_().resident_bytes()) / (1 << 20),
+              response->template_().shells().ready(),
               static_cast<double>(response->times().total_us()) / 1e3);
   return 0;
 }

@@ -238,6 +238,7 @@ void to_proto(const VmView& in, v1::Vm* out) {
     out->mutable_memory()->set_copied_bytes(in.copied_bytes);
     out->mutable_memory()->set_records_working_set(in.spec.record_working_set);
   }
+  out->set_from_shell(in.from_shell);
   out->set_guest_cid(in.spec.agent ? in.spec.guest_cid : 0);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());
@@ -293,6 +294,11 @@ void to_proto(const Event& in, const EventLog& log, v1::Event* out) {
     if (denied->told) to_proto(denied->syscall, what->mutable_denied());
   } else if (const auto* progress = std::get_if<SnapshotProgress>(&in.what)) {
     to_proto(*progress, out->mutable_snapshot_progress());
+  } else if (const auto* failed = std::get_if<ShellFailed>(&in.what)) {
+    v1::Event::ShellFailed* what = out->mutable_shell_failed();
+    what->set_template_id(failed->template_id);
+    what->set_reason(failed->reason);
+    what->set_message(failed->message);
   } else if (const auto* gap = std::get_if<EventGap>(&in.what)) {
     out->mutable_gap()->set_lost_events(gap->lost);
   } else {

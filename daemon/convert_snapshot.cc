@@ -147,7 +147,7 @@ void to_proto(const RecordOutcome& in, v1::RecordWorkingSetResponse* out) {
 }
 
 TemplateRequest from_proto(const v1::PrepareTemplateRequest& in) {
-  return {.template_id = in.template_id(), .snapshot_id = in.snapshot_id()};
+  return {.template_id = in.template_id(), .snapshot_id = in.snapshot_id(), .shells = in.shells()};
 }
 
 void to_proto(const TemplateView& in, v1::Template* out) {
@@ -166,6 +166,14 @@ void to_proto(const TemplateView& in, v1::Template* out) {
   out->set_resident_bytes(in.resident_bytes);
   out->set_huge_bytes(in.huge_bytes);
   out->set_has_working_set(in.has_working_set);
+  if (!in.shells) return;
+  v1::Shells* shells = out->mutable_shells();
+  shells->set_wanted(in.shells->wanted);
+  shells->set_ready(in.shells->ready);
+  shells->set_starting(in.shells->starting);
+  shells->set_claimed(in.shells->claimed);
+  shells->set_failed(in.shells->failed);
+  shells->set_last_failure(in.shells->last_failure);
 }
 
 }  // namespace mayfly::daemon

@@ -50,6 +50,12 @@ struct SnapshotProgress {
   // Of one that has failed or was cancelled.
   std::optional<Error> error;
 };
+/// One of a template's shells could not be started, or ended while it waited.
+struct ShellFailed {
+  std::string template_id;
+  std::string reason;
+  std::string message;
+};
 /// Events that cannot be given any more; 0: unknown how many, since the daemon was started anew.
 struct EventGap {
   uint64_t lost = 0;
@@ -58,10 +64,11 @@ struct EventGap {
 struct Event {
   uint64_t sequence = 0;
   int64_t unix_us = 0;
+  // Empty: of no VM.
   std::string vm_id;
   std::string incarnation;
   std::variant<StateChanged, GuestInfo, VmExit, VmDeleted, SyscallDenied, SnapshotProgress,
-               EventGap>
+               ShellFailed, EventGap>
       what;
 };
 

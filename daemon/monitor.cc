@@ -36,6 +36,8 @@ std::optional<ExitReport> read_report(FdRef file) {
   return *std::move(report);
 }
 
+}  // namespace
+
 std::string describe_end(const MonitorEnd& end) {
   std::string text = end.process.signal != 0
                          ? format("killed by signal %d", end.process.signal)
@@ -45,8 +47,6 @@ std::string describe_end(const MonitorEnd& end) {
   if (!end.stderr_tail.empty()) text += "; its last words: " + printable_tail(end.stderr_tail, 512);
   return text;
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Monitor>> Monitor::launch(Reactor& reactor, const MonitorPlan& plan,
                                                  EndHook ended) {

@@ -43,6 +43,9 @@ struct MonitorEnd {
   std::optional<ExitReport> report;
 };
 
+/// For people.
+std::string describe_end(const MonitorEnd& end);
+
 class Monitor {
  public:
   /// Runs on the reactor's thread, once, when the process has been reaped.

@@ -45,6 +45,8 @@ class ServerImpl final : public Server {
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
+        shells_(environment_),
+        templates_(shells_),
         snapshots_(manager_, *dirs_.snapshots, templates_, events_,
                    [device = options.kvm_device] { return describe_host(device); }),
         exports_(*reactor_, dirs_.state->path() + "/exports"),
@@ -99,6 +101,7 @@ class ServerImpl final : public Server {
 
   void stop(std::chrono::milliseconds grace) override {
     listener_.reset();
+    shells_.stop();
     manager_.shut_down(grace);
     events_.close();
     if (server_) {
@@ -118,6 +121,7 @@ class ServerImpl final : public Server {
   const std::unique_ptr<Reactor> reactor_;
   const VmEnvironment environment_;
   VmManager manager_;
+  ShellPool shells_;
   TemplateStore templates_;
   SnapshotManager snapshots_;
   MemoryExports exports_;

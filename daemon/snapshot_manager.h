@@ -131,6 +131,7 @@ struct RecordOutcome {
 struct TemplateRequest {
   std::string template_id = {};
   std::string snapshot_id = {};
+  uint32_t shells = 0;
 };
 
 struct TemplateOutcome {
@@ -165,7 +166,8 @@ class SnapshotManager {
   /// that is replaced stand on the new one.
   Result<RebaseOutcome> rebase(const RebasePlan& plan, const Call& call);
 
-  /// Its memory is read, checked and kept; what it was made from may go afterwards.
+  /// Its memory is read, checked and kept, and its shells are started; what it was made from may go
+  /// afterwards.
   Result<TemplateOutcome> prepare_template(const TemplateRequest& request, const Call& call);
 
   /// What a VM that records it has touched so far becomes its snapshot's working set, and decides
@@ -185,6 +187,10 @@ class SnapshotManager {
                                            const Call& call, Stopwatch& stopwatch);
   Result<PreparedMachine> prepare(const RestoreVmPlan& plan, const Call& call,
                                   Stopwatch& stopwatch);
+  /// How long the answer is held.
+  using Hold = std::optional<std::chrono::milliseconds>;
+  Result<VmOutcome> make(const RestoreVmPlan& plan, const PreparedMachine& machine, Hold hold,
+                         const Call& call, Stopwatch& stopwatch);
   Result<PreparedMachine> prepare_vm(const ClonePlan& plan, const Call& call);
   /// Where a snapshot is written to, who waits for it, and who is told how far it is.
   struct Sink {

@@ -113,7 +113,7 @@ TEST_CASE("a failed restore leaves no process, directory, descriptor or id") {
   const size_t descriptors = open_descriptors();
   const auto fails = [&](const char* reason, RestoreVmPlan plan) {
     CAPTURE(reason);
-    plan.vm_id = "b";
+    plan.vm_id = std::string("b");
     const auto result = rig.snapshots->restore(plan, soon());
     REQUIRE_FALSE(result);
     INFO(result.error().message());

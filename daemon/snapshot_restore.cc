@@ -54,6 +54,16 @@ Result<std::vector<Fd>> disks_of(const snapshot::Snapshot& snapshot) {
   return disks;
 }
 
+/// What a shell has cannot be changed when it is claimed.
+bool fits_shell(const RestoreOverrides& overrides, const VmSpec& shell) {
+  const ResourceLimits& limits = overrides.limits;
+  return !limits.cpu_milli && !limits.cpu_weight && !limits.memory_mib && !limits.pids_max &&
+         overrides.console_kib.value_or(shell.console_kib) == shell.console_kib &&
+         !overrides.record_working_set && overrides.memory_policy == shell.memory_policy &&
+         std::ranges::none_of(overrides.disks,
+                              [](const DiskOverride& disk) { return disk.limits.any(); });
+}
+
 Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
   std::vector<bool> given(all_disks(spec).size());
   for (const DiskOverride& disk : overrides.disks) {
@@ -218,6 +228,7 @@ Result<TemplateOutcome> SnapshotManager::prepare_template(const TemplateRequest&
   PreparedMachine machine = TRY(prepare_snapshot({.snapshot_id = request.snapshot_id},
                                                  MemoryPlace::kResident, call, stopwatch));
   machine.source.template_id = request.template_id;
+  machine.source.template_number = claim.number();
   TRY(call.check("preparing the template"));
   TemplateView view{.id = request.template_id,
                     .snapshot_id = request.snapshot_id,
@@ -226,8 +237,10 @@ Result<TemplateOutcome> SnapshotManager::prepare_template(const TemplateRequest&
                     .resident_bytes = TRY(resident_bytes(machine.source.memory.ref())),
                     .huge_bytes = huge_bytes(machine.huge_chunks),
                     .has_working_set = machine.source.plans.is_informed()};
-  return TemplateOutcome{.made = templates_.add(claim, std::move(view), std::move(machine)),
-                         .times = stopwatch.times()};
+  if (request.shells > 0) view.shells = ShellCounts{.wanted = request.shells};
+  TemplateView made = TRY(templates_.add(claim, std::move(view), std::move(machine), call));
+  if (request.shells > 0) stopwatch.lap("shells");
+  return TemplateOutcome{.made = std::move(made), .times = stopwatch.times()};
 }
 
 Result<PreparedMachine> SnapshotManager::prepare(const RestoreVmPlan& plan, const Call& call,
@@ -255,11 +268,21 @@ Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call
   }
   const PreparedMachine prepared = TRY(prepare(plan, call, stopwatch));
   TRY(check_hold(plan.reseed, prepared.spec));
+  return make(plan, prepared, hold, call, stopwatch);
+}
+
+Result<VmOutcome> SnapshotManager::make(const RestoreVmPlan& plan, const PreparedMachine& machine,
+                                        Hold hold, const Call& call, Stopwatch& stopwatch) {
+  std::optional<ShellOffer> shells;
+  const uint64_t number = machine.source.template_number;
+  if (number != 0 && fits_shell(plan.overrides, machine.spec))
+    shells.emplace(templates_.shells(), number);
   return vms_.restore({.vm_id = plan.vm_id,
-                       .spec = TRY(apply(plan.overrides, prepared.spec)),
+                       .spec = TRY(apply(plan.overrides, machine.spec)),
                        .start = plan.start,
                        .request_id = plan.request_id,
-                       .source = prepared.source,
+                       .source = machine.source,
+                       .shells = shells ? &*shells : nullptr,
                        .hold = hold},
                       call, stopwatch);
 }
@@ -288,16 +311,11 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
           : TRY(prepare({.snapshot_id = plan.snapshot_id, .template_id = plan.template_id}, call,
                         ignored));
   TRY(check_hold(plan.reseed, prepared.spec));
-  const auto make = [&](const CloneTarget& target) -> Result<VmOutcome> {
+  const auto make_clone = [&](const CloneTarget& target) -> Result<VmOutcome> {
     Stopwatch stopwatch;
     TRY(call.check("making the clone"));
-    return vms_.restore({.vm_id = target.vm_id,
-                         .spec = TRY(apply(target.overrides, prepared.spec)),
-                         .start = plan.start,
-                         .request_id = {},
-                         .source = prepared.source,
-                         .hold = hold},
-                        call, stopwatch);
+    return make({.vm_id = target.vm_id, .overrides = target.overrides, .start = plan.start},
+                prepared, hold, call, stopwatch);
   };
   std::atomic<size_t> next = 0;
   std::mutex one_at_a_time;
@@ -306,7 +324,7 @@ Result<> SnapshotManager::clone(const ClonePlan& plan, const CloneHook& made, co
     threads.emplace_back([&] {
       for (size_t place = next++; place < plan.targets.size(); place = next++) {
         const CloneTarget& target = plan.targets[place];
-        const auto outcome = make(target);
+        const auto outcome = make_clone(target);
         std::lock_guard lock(one_at_a_time);
         made(target.vm_id, outcome);
       }

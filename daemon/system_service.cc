@@ -38,8 +38,9 @@ grpc::Status SystemServiceImpl::GetCapabilities(grpc::ServerContext*,
                                                 const v1::GetCapabilitiesRequest* request,
                                                 v1::GetCapabilitiesResponse* response) {
   if (auto known = refuse_unknown_fields(*request); !known) return to_status(known.error());
-  for (const char* feature : {"agent", "clone", "console-attach", "console-follow", "events",
-                              "exec", "jail", "limits", "pause", "snapshot"}) {
+  for (const char* feature :
+       {"agent", "clone", "console-attach", "console-follow", "events", "exec", "jail", "limits",
+        "pause", "shells", "snapshot", "template"}) {
     response->add_features(feature);
   }
   response->set_max_vcpus(kMaxVcpus);

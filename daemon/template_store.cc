@@ -8,20 +8,24 @@ namespace mayfly::daemon {
 
 namespace {
 
-Result<RestoreSource> duplicate(const RestoreSource& source) {
+Result<PreparedMachine> duplicate(const PreparedMachine& machine) {
+  const RestoreSource& source = machine.source;
   std::vector<Fd> disks;
   for (const Fd& disk : source.disks) {
     disks.push_back(disk.valid() ? TRY(Fd::duplicate(disk.ref())) : Fd());
   }
-  return RestoreSource{.state = TRY(Fd::duplicate(source.state.ref())),
-                       .memory = TRY(Fd::duplicate(source.memory.ref())),
-                       .layers = {},
-                       .disks = std::move(disks),
-                       .disk_directory = source.disk_directory,
-                       .base = source.base,
-                       .origin = source.origin,
-                       .template_id = source.template_id,
-                       .plans = source.plans};
+  return PreparedMachine{.source = {.state = TRY(Fd::duplicate(source.state.ref())),
+                                    .memory = TRY(Fd::duplicate(source.memory.ref())),
+                                    .layers = {},
+                                    .disks = std::move(disks),
+                                    .disk_directory = source.disk_directory,
+                                    .base = source.base,
+                                    .origin = source.origin,
+                                    .template_id = source.template_id,
+                                    .template_number = source.template_number,
+                                    .plans = source.plans},
+                         .spec = machine.spec,
+                         .huge_chunks = {}};
 }
 
 }  // namespace
@@ -45,15 +49,23 @@ Result<TemplateClaim> TemplateStore::claim(const std::string& id) {
                 "%zu templates exist already, which is the limit", entries_.size());
   }
   entries_.emplace(id, std::nullopt);
-  return TemplateClaim(this, id);
+  return TemplateClaim(this, id, next_number_++);
 }
 
-TemplateView TemplateStore::add(const TemplateClaim& claim, TemplateView view,
-                                PreparedMachine machine) {
+Result<TemplateView> TemplateStore::add(const TemplateClaim& claim, TemplateView view,
+                                        PreparedMachine machine, const Call& call) {
+  const uint32_t count = view.shells ? view.shells->wanted : 0;
+  if (count > 0) TRY(shells_.add(TRY(duplicate(machine)), count, call));
   std::lock_guard lock(mutex_);
   std::optional<Entry>& entry = entries_.at(claim.id());
   entry.emplace(Entry{.view = std::move(view), .machine = std::move(machine)});
-  return entry->view;
+  return view_of(*entry);
+}
+
+TemplateView TemplateStore::view_of(const Entry& entry) const {
+  TemplateView view = entry.view;
+  view.shells = shells_.counts(entry.machine.source.template_number);
+  return view;
 }
 
 Result<TemplateStore::Entry*> TemplateStore::entry(const std::string& id) {
@@ -68,10 +80,7 @@ Result<TemplateStore::Entry*> TemplateStore::entry(const std::string& id) {
 Result<PreparedMachine> TemplateStore::find(const std::string& id) {
   TRY(validate_id("template_id", id));
   std::lock_guard lock(mutex_);
-  const Entry* found = TRY(entry(id));
-  return PreparedMachine{.source = TRY(duplicate(found->machine.source)),
-                         .spec = found->machine.spec,
-                         .huge_chunks = {}};
+  return duplicate(TRY(entry(id))->machine);
 }
 
 void TemplateStore::rebased(const BaseSnapshot& from, const snapshot::Digest& to) {
@@ -84,7 +93,7 @@ void TemplateStore::rebased(const BaseSnapshot& from, const snapshot::Digest& to
 Result<TemplateView> TemplateStore::get(const std::string& id) {
   TRY(validate_id("template_id", id));
   std::lock_guard lock(mutex_);
-  return TRY(entry(id))->view;
+  return view_of(*TRY(entry(id)));
 }
 
 Result<TemplatePage> TemplateStore::list(size_t page_size, const std::string& page_token) {
@@ -97,7 +106,7 @@ Result<TemplatePage> TemplateStore::list(size_t page_size, const std::string& pa
       page.next_page_token = page.templates.back().id;
       break;
     }
-    page.templates.push_back(it->second->view);
+    page.templates.push_back(view_of(*it->second));
   }
   return page;
 }
@@ -109,11 +118,12 @@ std::vector<std::string> TemplateStore::learn(const snapshot::Digest& memory,
   std::lock_guard lock(mutex_);
   for (auto& [id, entry] : entries_) {
     if (!entry) continue;
-    const std::optional<BaseSnapshot>& base = entry->machine.source.base;
-    if (!base || base->memory_digest != memory) continue;
-    entry->machine.source.plans = {
-        touched, {.faults_of_copy = faults_of_copy, .huge_chunks = entry->machine.huge_chunks}};
+    RestoreSource& source = entry->machine.source;
+    if (!source.base || source.base->memory_digest != memory) continue;
+    source.plans = {touched,
+                    {.faults_of_copy = faults_of_copy, .huge_chunks = entry->machine.huge_chunks}};
     entry->view.has_working_set = true;
+    shells_.learn(source.template_number, source.plans);
     ids.push_back(id);
   }
   return ids;
@@ -121,9 +131,15 @@ std::vector<std::string> TemplateStore::learn(const snapshot::Digest& memory,
 
 Result<> TemplateStore::remove(const std::string& id) {
   TRY(validate_id("template_id", id));
-  std::lock_guard lock(mutex_);
-  TRY(entry(id));
-  entries_.erase(id);
+  std::optional<Entry> gone;
+  {
+    std::lock_guard lock(mutex_);
+    TRY(entry(id));
+    gone = std::exchange(entries_.at(id), std::nullopt);
+  }
+  const uint64_t number = gone->machine.source.template_number;
+  const TemplateClaim claim(this, id, number);
+  shells_.remove(number);
   return {};
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The templates by id: snapshots that are resident, for VMs to go on from. They live as long as the
-// daemon. Any thread; the lock is held for look-ups only.
+// The templates by id: snapshots that are resident, for VMs to go on from, and their shells. They
+// live as long as the daemon. Any thread; the lock is held for look-ups only.
 #pragma once
 
 #include "base/error.h"
+#include "daemon/shell_pool.h"
 #include "daemon/spec.h"
 #include "daemon/vm_memory.h"
 
@@ -22,14 +23,6 @@ namespace mayfly::daemon {
 /// Each has a memory of its own in the host's.
 inline constexpr size_t kMaxTemplates = 256;
 
-/// A machine to go on from, and what a VM of it is like but for the overrides.
-struct PreparedMachine {
-  RestoreSource source;
-  VmSpec spec;
-  /// By 2 MiB of its memory: which of them are one huge page.
-  std::vector<bool> huge_chunks = {};
-};
-
 struct TemplateView {
   std::string id;
   std::string snapshot_id;
@@ -38,6 +31,8 @@ struct TemplateView {
   uint64_t resident_bytes = 0;
   uint64_t huge_bytes = 0;
   bool has_working_set = false;
+  // Absent: it has none.
+  std::optional<ShellCounts> shells = {};
 };
 
 struct TemplatePage {
@@ -47,28 +42,39 @@ struct TemplatePage {
 
 class TemplateStore;
 
-/// An id that is taken while its template is being made; free again unless add() has used it.
+/// An id that is taken while its template is being made or removed; free again afterwards, unless
+/// add() has used it.
 class TemplateClaim {
  public:
-  TemplateClaim(TemplateStore* store, std::string id) : store_(store), id_(std::move(id)) {}
+  TemplateClaim(TemplateStore* store, std::string id, uint64_t number)
+      : store_(store), id_(std::move(id)), number_(number) {}
   ~TemplateClaim();
   TemplateClaim(TemplateClaim&& other) noexcept
-      : store_(std::exchange(other.store_, nullptr)), id_(std::move(other.id_)) {}
+      : store_(std::exchange(other.store_, nullptr)),
+        id_(std::move(other.id_)),
+        number_(other.number_) {}
   TemplateClaim(const TemplateClaim&) = delete;
   TemplateClaim& operator=(const TemplateClaim&) = delete;
   const std::string& id() const { return id_; }
+  /// No other template's, ever.
+  uint64_t number() const { return number_; }
 
  private:
   TemplateStore* store_;
   std::string id_;
+  uint64_t number_;
 };
 
 class TemplateStore {
  public:
+  /// The shells outlive it.
+  explicit TemplateStore(ShellPool& shells) : shells_(shells) {}
+
   /// ALREADY_EXISTS while another has the id, RESOURCE_EXHAUSTED above kMaxTemplates.
   Result<TemplateClaim> claim(const std::string& id);
-  /// The source has no layers.
-  TemplateView add(const TemplateClaim& claim, TemplateView view, PreparedMachine machine);
+  /// There once its shells are ready; as ShellPool::add(). The source has no layers.
+  Result<TemplateView> add(const TemplateClaim& claim, TemplateView view, PreparedMachine machine,
+                           const Call& call);
 
   /// With files of its own, so that it outlives its template.
   Result<PreparedMachine> find(const std::string& id);
@@ -80,20 +86,25 @@ class TemplateStore {
   /// Plans anew what VMs copy, for all templates of this memory, whose ids it returns.
   std::vector<std::string> learn(const snapshot::Digest& memory,
                                  const snapshot::WorkingSet& touched, uint32_t faults_of_copy);
-  /// What was made from it stays.
+  /// Ends its shells; what was made from it stays.
   Result<> remove(const std::string& id);
+  ShellPool& shells() { return shells_; }
 
  private:
   friend class TemplateClaim;
+  // The shells have a copy.
   struct Entry {
     TemplateView view;
     PreparedMachine machine;
   };
   Result<Entry*> entry(const std::string& id);
+  TemplateView view_of(const Entry& entry) const;
 
+  ShellPool& shells_;
   std::mutex mutex_;
-  // Guarded by mutex_. Nothing: it is being made.
+  // Guarded by mutex_. Nothing: it is being made, or removed.
   std::map<std::string, std::optional<Entry>> entries_;
+  uint64_t next_number_ = 1;
 };
 
 }  // namespace mayfly::daemon

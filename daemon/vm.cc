@@ -36,14 +36,8 @@ Vm::Vm(const VmEnvironment& environment, VmIdentity identity, VmSpec spec)
       cmdline_(compose_cmdline(spec_)),
       create_unix_us_(unix_now_us()) {}
 
-Vm::~Vm() {
-  // In this order: each one's hooks use those that go after it.
-  monitor_.reset();
-  agent_.reset();
-  console_.reset();
-  jail_.reset();
-  remove_directory();
-}
+// The body's hooks use all the rest.
+Vm::~Vm() { body_.reset(); }
 
 Result<> Vm::start(const Call& call, Stopwatch& stopwatch) {
   return change("start", VmState::kCreated, VmState::kRunning, Command::kStart, call, stopwatch);
@@ -100,18 +94,19 @@ Result<> Vm::change(const char* what, VmState from, VmState to, Command command,
 
 Result<> Vm::change_now(const char* what, VmState from, VmState to, Command command,
                         const Call& call) {
-  TRY(monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
-                     [this, from, to](const auto& result) {
-                       on_changed(result, from, to);
-                       release();
-                     }));
+  TRY(body_->monitor().call([&](uint64_t id) { return encode_command(id, command); }, call, what,
+                            [this, from, to](const auto& result) {
+                              on_changed(result, from, to);
+                              release();
+                            }));
   return {};
 }
 
 Result<> Vm::command(Command command, const char* what, VmState from, VmState to,
                      const Call& call) {
-  TRY(monitor_->call([&](uint64_t id) { return encode_command(id, command); }, call, what,
-                     [this, from, to](const auto& result) { on_changed(result, from, to); }));
+  TRY(body_->monitor().call(
+      [&](uint64_t id) { return encode_command(id, command); }, call, what,
+      [this, from, to](const auto& result) { on_changed(result, from, to); }));
   return {};
 }
 
@@ -155,7 +150,7 @@ bool Vm::ask_poweroff() {
     stop_asked_ = true;
     if (!published_ || state_ != VmState::kRunning || !guest_) return false;
   }
-  return agent_ && agent_->ask_poweroff();
+  return body_->agent() != nullptr && body_->agent()->ask_poweroff();
 }
 
 Result<> Vm::stop(std::chrono::milliseconds grace, const Call& call, Stopwatch& stopwatch) {
@@ -173,8 +168,8 @@ Result<> Vm::stop(std::chrono::milliseconds grace, const Call& call, Stopwatch& 
   }
   // From here on the VM ends whatever the caller's deadline: a reply, no reply and a hung monitor
   // are alike.
-  auto reply = monitor_->call([](uint64_t id) { return encode_command(id, Command::kStop); },
-                              Call::within(kStopReply), "stop");
+  auto reply = body_->monitor().call([](uint64_t id) { return encode_command(id, Command::kStop); },
+                                     Call::within(kStopReply), "stop");
   const bool stopped = reply && wait_stopped(Call::within(kStopReply)).has_value();
   stopwatch.lap("monitor-stop");
   if (stopped) return {};
@@ -191,8 +186,8 @@ void Vm::tell_stop() {
     if (!published_ || state_ == VmState::kStopped) return;
   }
   // Its deadline has passed when it begins: the command is sent, the reply is not waited for.
-  (void)monitor_->call([](uint64_t id) { return encode_command(id, Command::kStop); },
-                       Call::within(std::chrono::milliseconds(0)), "stop");
+  (void)body_->monitor().call([](uint64_t id) { return encode_command(id, Command::kStop); },
+                              Call::within(std::chrono::milliseconds(0)), "stop");
 }
 
 void Vm::forgotten() { emit(VmDeleted{}); }
@@ -203,7 +198,7 @@ void Vm::kill() {
     stop_asked_ = true;
     if (!published_ || launch_failed_) return;
   }
-  monitor_->kill();
+  body_->monitor().kill();
 }
 
 VmView Vm::view() const {
@@ -219,14 +214,15 @@ VmView Vm::view_locked() const {
       .spec = spec_,
       .cmdline = cmdline_,
       .create_unix_us = create_unix_us_,
-      .monitor_pid = !published_ || state_ == VmState::kStopped ? 0 : monitor_->pid(),
+      .monitor_pid = !published_ || state_ == VmState::kStopped ? 0 : body_->monitor().pid(),
       .guest = guest_,
       .exit = exit_,
-      .jail = published_ && jail_ ? std::optional(jail_->view()) : std::nullopt,
+      .jail = published_ && body_ ? std::optional(body_->jail().view()) : std::nullopt,
       .restored_from = restored_from_,
       .reseeded = reseeded_,
       .template_id = template_id_,
       .copied_bytes = copied_bytes_,
+      .from_shell = from_shell_,
   };
 }
 
@@ -315,14 +311,15 @@ Result<Fd> Vm::connect_exec(const Call& call) {
   }
   auto [ours, guests] = TRY(Fd::socket_pair(SOCK_STREAM));
   const FdRef guests_end = guests.ref();
-  TRY(monitor_->call([&](uint64_t id) { return encode_vsock_connect(id, kAgentPort, guests_end); },
-                     call, "connect to the agent"));
+  TRY(body_->monitor().call(
+      [&](uint64_t id) { return encode_vsock_connect(id, kAgentPort, guests_end); }, call,
+      "connect to the agent"));
   return std::move(ours);
 }
 
 Result<Console*> Vm::console(const Call& call) const {
   TRY(wait_created(call));
-  return console_.get();
+  return &body_->console();
 }
 
 PhaseTimes Vm::create_times() const {
@@ -335,18 +332,18 @@ void Vm::set_create_times(PhaseTimes times) {
   create_times_ = std::move(times);
 }
 
-void Vm::on_agent(const AgentMessage& message) {
+void Vm::on_agent(VmBody& body, const AgentMessage& message) {
   if (const auto* failed = std::get_if<AgentShutdownFailed>(&message)) {
     log(LogLevel::kWarning, "vm %s: the guest did not power off: %s", identity_.id.c_str(),
         failed->message.c_str());
   } else if (const auto* hello = std::get_if<AgentHello>(&message)) {
-    on_hello(*hello);
+    on_hello(body, *hello);
   } else if (const auto* reseeded = std::get_if<AgentReseeded>(&message)) {
     on_reseeded(*reseeded);
   }
 }
 
-void Vm::on_hello(const AgentHello& hello) {
+void Vm::on_hello(const VmBody& body, const AgentHello& hello) {
   {
     std::lock_guard lock(mutex_);
     if (guest_ || restored_guest_ || state_ == VmState::kStopped) return;  // The first one counts.
@@ -367,8 +364,8 @@ void Vm::on_hello(const AgentHello& hello) {
     }
   }
   if (!restored_from_.empty() &&
-      !agent_->tell_restored(random_bytes(kEntropyBytes),
-                             static_cast<uint64_t>(unix_now_us()) * 1000)) {
+      !body.agent()->tell_restored(random_bytes(kEntropyBytes),
+                                   static_cast<uint64_t>(unix_now_us()) * 1000)) {
     log(LogLevel::kWarning, "vm %s: its agent does not listen", identity_.id.c_str());
   }
   changed_.notify_all();
@@ -399,8 +396,7 @@ void Vm::set_guest(GuestInfo guest) {
   }
 }
 
-void Vm::on_monitor_end(MonitorEnd end) {
-  if (agent_) agent_->drain();
+void Vm::on_monitor_end(VmBody& body, MonitorEnd end) {
   VmExit exit{
       .reason = ExitReason::kMonitorError,
       .detail = {},
@@ -427,10 +423,10 @@ void Vm::on_monitor_end(MonitorEnd end) {
     } else if (exit.signal != 0) {
       exit.reason = ExitReason::kMonitorKilled;
       exit.detail = format("signal %d ended the monitor", exit.signal);
-      if (exit.signal == SIGKILL && jail_->killed_for_memory()) {
-        exit.detail +=
-            format("; the kernel, for want of memory: its limit is %llu MiB",
-                   static_cast<unsigned long long>(jail_->view().limits.memory_mib.value_or(0)));
+      if (exit.signal == SIGKILL && body.jail().killed_for_memory()) {
+        exit.detail += format(
+            "; the kernel, for want of memory: its limit is %llu MiB",
+            static_cast<unsigned long long>(body.jail().view().limits.memory_mib.value_or(0)));
       }
     } else {
       exit.detail =
@@ -453,8 +449,7 @@ void Vm::on_monitor_end(MonitorEnd end) {
       emit_exit();
     }
   }
-  jail_->ended();
-  if (console_) console_->close();
+  body.give_back();
   changed_.notify_all();
 }
 

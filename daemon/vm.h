@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One VM: its directory, its monitor, its console, its agent, and the state machine over them.
+// One VM: its body (directory, jail, monitor, console, agent), and the state machine over that.
 //
 //   CREATING -> CREATED -> RUNNING <-> PAUSED      and from each of them -> STOPPED, which is
 //   final.
@@ -16,14 +16,10 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "daemon/agent_link.h"
 #include "daemon/call.h"
-#include "daemon/console.h"
-#include "daemon/event_log.h"
-#include "daemon/jail.h"
 #include "daemon/memory_pages.h"
-#include "daemon/monitor.h"
-#include "daemon/reactor.h"
+#include "daemon/shell_pool.h"
+#include "daemon/vm_body.h"
 #include "daemon/vm_memory.h"
 #include "daemon/vm_view.h"
 
@@ -37,18 +33,6 @@
 
 namespace mayfly::daemon {
 
-/// What every VM of a daemon shares; outlives them.
-struct VmEnvironment {
-  Reactor& reactor;
-  EventLog& events;
-  // Holds one directory per VM; short enough that <id>/control.sock can be bound by way of /proc.
-  std::string vms_dir;
-  // Confines each monitor.
-  JailHost& jails;
-  std::string agent_initrd;
-  std::string kvm_path = "/dev/kvm";
-};
-
 struct VmIdentity {
   std::string id;
   std::string incarnation;
@@ -61,7 +45,17 @@ struct WaitGoal {
   bool guest_ready = false;
 };
 
-class Vm {
+/// How a VM comes to be.
+struct LaunchPlan {
+  /// Run it at once.
+  bool start = false;
+  /// Null: it boots.
+  const RestoreSource* source = nullptr;
+  /// Shells that it may have one of; null: none.
+  ShellOffer* shells = nullptr;
+};
+
+class Vm final : private BodyOwner {
  public:
   Vm(const VmEnvironment& environment, VmIdentity identity, VmSpec spec);
   /// Kills what still runs and removes the directory.
@@ -71,10 +65,9 @@ class Vm {
 
   const VmIdentity& identity() const { return identity_; }
 
-  /// Builds the VM, to boot or, where `source` is not null, to go on from that; the monitor's reply
-  /// is the commit point. After a failure the monitor is gone and the directory removed. Once, by
-  /// the thread that made the object.
-  Result<> launch(bool start, const RestoreSource* source, const Call& call, Stopwatch& stopwatch);
+  /// Builds the VM; the monitor's reply is the commit point. After a failure the monitor is gone
+  /// and the directory removed. Once, by the thread that made the object.
+  Result<> launch(const LaunchPlan& plan, const Call& call, Stopwatch& stopwatch);
 
   /// Instead of launch(), where the VM is refused.
   Result<> refuse(Error error);
@@ -129,16 +122,18 @@ class Vm {
 
  private:
   struct Resources;
-  Result<> prepare(Resources& resources, const RestoreSource* source, const Call& call);
-  Result<> open_machine_files(Resources& resources, const RestoreSource* source, const Call& call);
-  Result<> make_directory(Resources& resources);
-  Result<> make_jail(const Resources& resources);
-  ConfigureParams configure_params(const Resources& resources, bool start) const;
-  Result<> run_monitor(Resources& resources, bool start, const Call& call, Stopwatch& stopwatch);
+  Result<> open(Resources& resources, const LaunchPlan& plan, const Call& call);
+  /// False: no shell is to be had.
+  Result<bool> take_shell(const LaunchPlan& plan);
+  Result<> claim_shell(const Resources& resources, const LaunchPlan& plan, const Call& call,
+                       Stopwatch& stopwatch);
+  Result<> make_body(const Resources& resources, Stopwatch& stopwatch);
+  ConfigureParams configure_params(const Resources& resources, const LaunchPlan& plan) const;
+  std::vector<ConfigureDisk> configure_disks(const Resources& resources) const;
+  Result<> run_monitor(const Resources& resources, const LaunchPlan& plan, const Call& call,
+                       Stopwatch& stopwatch);
   void publish(VmState state);
   void abandon();
-  void remove_directory();
-  std::string file_path(const char* name) const;
 
   Result<> change(const char* what, VmState from, VmState to, Command command, const Call& call,
                   Stopwatch& stopwatch);
@@ -160,11 +155,11 @@ class Vm {
   Result<> check_guest_reachable() const;
   void set_state(VmState to);
   void on_changed(const Result<ControlReply>& reply, VmState from, VmState to);
-  void on_agent(const AgentMessage& message);
-  void on_hello(const AgentHello& hello);
+  void on_agent(VmBody& body, const AgentMessage& message) override;
+  void on_hello(const VmBody& body, const AgentHello& hello);
   void on_reseeded(const AgentReseeded& reseeded);
   void set_guest(GuestInfo guest);
-  void on_monitor_end(MonitorEnd end);
+  void on_monitor_end(VmBody& body, MonitorEnd end) override;
   VmView view_locked() const;
   void emit(decltype(Event::what) what);
   void emit_exit();
@@ -179,8 +174,7 @@ class Vm {
   mutable std::condition_variable changed_;
   // Guarded by mutex_.
   VmState state_ = VmState::kCreating;
-  // launch() is through, one way or the other. Until then only its thread uses console_, agent_ and
-  // monitor_.
+  // launch() is through, one way or the other. Until then only its thread uses body_.
   bool published_ = false;
   bool launch_failed_ = false;
   // A command is with the monitor; the next one waits for its reply.
@@ -203,15 +197,11 @@ class Vm {
   std::string restored_from_;
   std::string template_id_;
   uint64_t copied_bytes_ = 0;
+  bool from_shell_ = false;
 
-  // Made by launch() and constant once published_. The hooks of the later ones use the earlier
-  // ones.
-  bool has_directory_ = false;
-  // Outlives the monitor; the reactor's thread alone uses it from the monitor's end on.
-  std::unique_ptr<VmJail> jail_;
-  std::unique_ptr<Console> console_;
-  std::unique_ptr<AgentLink> agent_;
-  std::unique_ptr<Monitor> monitor_;
+  // Set by launch(), before its hooks can run, and constant once published_. After a failure there
+  // is none.
+  std::unique_ptr<VmBody> body_;
 };
 
 }  // namespace mayfly::daemon

@@ -43,8 +43,7 @@ Result<> VmManager::check_new(const std::string& vm_id, const std::string& reque
 struct VmManager::NewVm {
   VmIdentity identity;
   const VmSpec& spec;
-  const RestoreSource* source = nullptr;
-  bool start = false;
+  LaunchPlan plan;
   std::optional<std::chrono::milliseconds> hold = {};
 };
 
@@ -57,8 +56,7 @@ Result<VmOutcome> VmManager::create(const CreateRequest& request, const Call& ca
                             .incarnation = random_token(),
                             .request_id = request.request_id},
                .spec = request.spec,
-               .source = nullptr,
-               .start = request.start},
+               .plan = {.start = request.start}},
               call, stopwatch);
 }
 
@@ -67,14 +65,14 @@ Result<VmOutcome> VmManager::restore(const RestoreRequest& request, const Call& 
   TRY(check_new(request.vm_id, request.request_id));
   TRY(validate_machine(request.spec, host_memory_mib()));
   stopwatch.lap("validate");
-  return make({.identity = {.id = request.vm_id,
-                            .incarnation = random_token(),
-                            .request_id = request.request_id},
-               .spec = request.spec,
-               .source = &request.source,
-               .start = request.start,
-               .hold = request.hold},
-              call, stopwatch);
+  return make(
+      {.identity = {.id = request.vm_id,
+                    .incarnation = random_token(),
+                    .request_id = request.request_id},
+       .spec = request.spec,
+       .plan = {.start = request.start, .source = &request.source, .shells = request.shells},
+       .hold = request.hold},
+      call, stopwatch);
 }
 
 Result<VmOutcome> VmManager::make(NewVm what, const Call& call, Stopwatch& stopwatch) {
@@ -92,8 +90,9 @@ Result<VmOutcome> VmManager::make(NewVm what, const Call& call, Stopwatch& stopw
   auto launched = gate_(what.spec);
   stopwatch.lap("check-host");
   // Also after a refusal by the gate: those who found it wait for launch() to be through.
-  launched = launched ? vm->launch(what.start, what.source, call, stopwatch)
-                      : vm->refuse(std::move(launched).error());
+  launched =
+      launched ? vm->launch(what.plan, call, stopwatch) : vm->refuse(std::move(launched).error());
+  if (what.plan.shells != nullptr) what.plan.shells->end();
   // A daemon that began to stop meanwhile may have missed this one.
   if (launched && closing_) {
     vm->kill();

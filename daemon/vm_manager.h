@@ -40,6 +40,8 @@ struct RestoreRequest {
   bool start = false;
   std::string request_id;
   const RestoreSource& source;
+  /// Shells of the source; null: none.
+  ShellOffer* shells = nullptr;
   // For how long the call waits until the guest has reseeded itself; one that does not is ended.
   std::optional<std::chrono::milliseconds> hold = {};
 };

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "daemon/memory_plan.h"
+#include "daemon/spec.h"
 #include "snapshot/digest.h"
 
 #include <cstdint>
@@ -70,8 +71,18 @@ struct RestoreSource {
   std::string origin;
   /// Empty: of none.
   std::string template_id = {};
+  /// Which of all that ever had this id; 0: of none.
+  uint64_t template_number = 0;
   /// Which of its memory a VM copies, by its policy.
   MemoryPlans plans = {};
+};
+
+/// A machine to go on from, and what a VM of it is like but for the overrides.
+struct PreparedMachine {
+  RestoreSource source;
+  VmSpec spec;
+  /// By 2 MiB of its memory: which of them are one huge page.
+  std::vector<bool> huge_chunks = {};
 };
 
 struct SavePlan {

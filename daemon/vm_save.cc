@@ -136,7 +136,7 @@ Result<SavedVm> Vm::save_stopped(const SavePlan& plan, VmState before, const Cal
   if (saved.layer) {
     params.changed_pages = LayerParams{saved.layer->memory.ref(), saved.layer->pages.ref()};
   }
-  if (!plan.state_only) jail_->allow_saving(spec_.memory_mib);
+  if (!plan.state_only) body_->jail().allow_saving(spec_.memory_mib);
   if (before == VmState::kRunning) {
     TRY(command(Command::kPause, "pause", VmState::kRunning, VmState::kPaused, call));
     stopwatch.lap("pause");
@@ -145,7 +145,7 @@ Result<SavedVm> Vm::save_stopped(const SavePlan& plan, VmState before, const Cal
   TRY(copy_disks(plan, call));
   if (!plan.disks.empty()) stopwatch.lap("disks");
   const bool leaves = !saved.layer && !plan.state_only;
-  const ControlReply reply = TRY(monitor_->call(
+  const ControlReply reply = TRY(body_->monitor().call(
       [&](uint64_t id) { return encode_save(id, params); }, call.at_most(kSaveLimit), "save",
       [this, leaves](const Result<ControlReply>& result) {
         // Also where nobody waits for it any more.

@@ -68,6 +68,8 @@ struct VmView {
   std::string template_id;
   // Of its memory, before it ran.
   uint64_t copied_bytes = 0;
+  // One that had waited was claimed for it.
+  bool from_shell = false;
 };
 
 struct Phase {

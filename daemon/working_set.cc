@@ -79,7 +79,7 @@ Result<TouchedMemory> Vm::ask_touched(const Call& call) {
   const uint64_t bytes = (memory_bytes / snapshot::kPageBytes + 7) / 8;
   const Fd touched = TRY(Fd::memfd("mayfly-touched", bytes));
   const Fd written = TRY(Fd::memfd("mayfly-written", bytes));
-  const ControlReply reply = TRY(monitor_->call(
+  const ControlReply reply = TRY(body_->monitor().call(
       [&](uint64_t id) { return encode_get_touched_pages(id, touched.ref(), written.ref()); },
       call.at_most(kAskLimit), "record"));
   TouchedMemory memory = TRY(working_set_of(TRY(read_bits(touched.ref(), bytes)),

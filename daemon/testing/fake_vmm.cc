@@ -4,23 +4,20 @@
 // Its guest's agent runs commands on this host. Words on the kernel command line make it misbehave:
 //
 //   fake.refuse           Configure is answered with INVALID_ARGUMENT KERNEL_FORMAT
-//   fake.crash_configure  aborts instead of answering Configure        fake.crash   the same once
-//   started fake.hang_configure   never answers Configure                      fake.hang_stop never
-//   answers Stop fake.garbage          answers Configure with bytes that are no message fake.exit=N
-//   ends once started, reporting reason N        fake.status=N  ends without a report fake.no_hello
-//   the agent never reports                      fake.bad_agent  it sends an endless frame
-//   fake.guest_failure    the agent reports that its root is broken
-//   fake.ignore_shutdown  the agent does not power off
-//   fake.print=N          prints N bytes of numbered lines             fake.stderr  20 KiB on
-//   standard error fake.flood_agent      the agent says Hello for ever
-//   fake.denied=THREAD    reports a denied call 257 of that thread, and ends by SIGSYS
-//   fake.sigsys           ends by SIGSYS without a report
+//   fake.crash_configure, fake.hang_configure, fake.garbage   not at all, or with no message
+//   fake.crash            aborts once started; fake.status=N ends then without a report,
+//                         fake.exit=N with reason N, fake.sigsys and fake.denied=THREAD by SIGSYS
+//   fake.no_hello, fake.bad_agent, fake.flood_agent   the agent never reports, sends an endless
+//                         frame, says Hello for ever; fake.guest_failure: its root is broken
+//   fake.ignore_shutdown  the agent does not power off; fake.hang_stop: Stop is not answered
+//   fake.print=N          prints N bytes of numbered lines; fake.stderr 20 KiB on standard error
 //   fake.save=HOW         answers Save with an `error`, saves a `bad_state`, `bad_disk` or
-//   `bad_layer`, or does not `leave` the
-//                         memory that it says it has left
-//   fake.refuse_restore   a Configure with `restore` is answered with FAILED_PRECONDITION
-//   STATE_KIND fake.no_reseed        a restored guest's agent does not answer Restored
-//   fake.reseed_failure   it answers that it failed
+//                         `bad_layer`, or does not `leave` the memory that it says it has left
+//   fake.refuse_restore   a Configure with `restore` is FAILED_PRECONDITION STATE_KIND
+//   fake.no_reseed, fake.reseed_failure   Restored is not answered, or with a failure
+//   fake.refuse_park, fake.end_parked     a Configure that parks is INTERNAL KVM, or
+//                         it dies 50 ms later
+//   fake.refuse_claim, fake.crash_claim   Claim is FAILED_PRECONDITION DISK_SIZE, or aborts
 #include "base/clock.h"
 #include "base/console_ring.h"
 #include "base/fd.h"
@@ -261,6 +258,8 @@ class FakeMonitor {
       std::thread([stream = std::move(fds.at(request.vsock_connect().fd()))]() mutable {
         Command(std::move(stream)).run();
       }).detach();
+    } else if (request.has_claim()) {
+      claim(request.claim(), reply);
     } else if (request.has_save()) {
       save(request.save(), fds, reply);
     } else if (request.has_get_pages() && !has("fake.no_pages")) {
@@ -271,7 +270,12 @@ class FakeMonitor {
       finish(control::EXIT_REASON_HOST_STOP, "");
     }
     send(reply);
-    if (request.has_start() || (request.has_configure() && configure_.start())) start();
+    if (request.has_configure() && configure_.restore().park() && has("fake.end_parked"))
+      ::ualarm(50'000, 0);
+    if (request.has_start() || (request.has_configure() && configure_.start()) ||
+        (request.has_claim() && request.claim().start())) {
+      start();
+    }
   }
 
   [[noreturn]] void refuse(control::Reply& reply, uint32_t code, const char* reason,
@@ -296,6 +300,8 @@ class FakeMonitor {
     if (has("fake.refuse")) {
       refuse(reply, 3, "KERNEL_FORMAT", "kernel: neither an ELF vmlinux nor a bzImage");
     }
+    if (configure.restore().park() && has("fake.refuse_park"))
+      refuse(reply, 13, "KVM", "vcpu 0: it is tired");
     if (configure.has_restore() && has("fake.refuse_restore")) {
       refuse(reply, 9, "STATE_KIND", "state: devices[0] is of another kind");
     }
@@ -312,6 +318,19 @@ class FakeMonitor {
     phases.set_devices_ns(now_ns);
     phases.set_vcpus_ns(now_ns);
     std::thread([this] { echo_input(); }).detach();
+  }
+
+  /// What a parked fake is told is what it prints.
+  void claim(const control::Claim& claim, control::Reply& reply) {
+    if (has("fake.crash_claim")) std::abort();
+    if (has("fake.refuse_claim"))
+      refuse(reply, 9, "DISK_SIZE", "disks[0]: has another size than the saved one");
+    print("claimed as " + std::to_string(claim.vsock().guest_cid()) + ", " +
+          std::to_string(claim.generation_id().size()) + " bytes\n");
+    control::Phases& phases = *reply.mutable_phases();
+    phases.set_claim_ns(monotonic_ns());
+    phases.set_claim_devices_ns(monotonic_ns());
+    phases.set_claim_vcpus_ns(monotonic_ns());
   }
 
   /// The state is that of one vCPU, and the command line, which a restored fake goes on with, is in

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <unistd.h>
 
@@ -34,12 +35,16 @@ inline size_t count_entries(const std::string& directory) {
 inline size_t open_descriptors() { return count_entries("/proc/self/fd"); }
 
 /// Our children, the ones that have ended and were not reaped included.
-inline size_t child_processes() {
-  std::ifstream file("/proc/self/task/" + std::to_string(::getpid()) + "/children");
-  size_t count = 0;
-  for (std::string pid; file >> pid;) ++count;
-  return count;
+inline std::vector<pid_t> children() {
+  std::vector<pid_t> pids;
+  for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream file(thread.path() / "children");
+    for (pid_t pid = 0; file >> pid;) pids.push_back(pid);
+  }
+  return pids;
 }
+
+inline size_t child_processes() { return children().size(); }
 
 class Rig {
  public:
@@ -67,12 +72,14 @@ class Rig {
         .agent_initrd = root_ / "agent",
         .kvm_path = "/dev/null",
     });
+    shells = std::make_unique<ShellPool>(*environment_);
+    templates = std::make_unique<TemplateStore>(*shells);
     manager = std::make_unique<VmManager>(*environment_, [](const VmSpec&) { return Result<>(); });
     exports = std::make_unique<MemoryExports>(*reactor_, exports_dir());
     memory = std::make_unique<MemoryManager>(*manager, *exports);
     auto store = SnapshotStore::open(root_ / "snapshots");
     store_ = *std::move(store);
-    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, templates, events, [this] {
+    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, *templates, events, [this] {
       return Result<snapshot::HostDescription>(host);
     });
   }
@@ -80,6 +87,8 @@ class Rig {
     snapshots.reset();
     memory.reset();
     exports.reset();
+    templates.reset();
+    shells.reset();
     manager.reset();
     reactor_.reset();
     std::filesystem::remove_all(root_);
@@ -115,9 +124,10 @@ class Rig {
                                  .can_scale_tsc = false,
                                  .kvm_clock = false};
   std::unique_ptr<VmManager> manager;
-  TemplateStore templates;
   std::unique_ptr<MemoryExports> exports;
   std::unique_ptr<MemoryManager> memory;
+  std::unique_ptr<ShellPool> shells;
+  std::unique_ptr<TemplateStore> templates;
   std::unique_ptr<SnapshotManager> snapshots;
 
  private:
