@@ -97,9 +97,10 @@ Result<> Monitor::watch(Reactor& reactor) {
 }
 
 Monitor::~Monitor() {
+  // The end's callback uses the other two.
+  end_watch_.reset();
   control_watch_.reset();
   stderr_watch_.reset();
-  end_watch_.reset();
   if (ended_) return;  // No lock: nobody else is left.
   kill();
   if (auto end = wait_and_reap(process_.pidfd.ref(), -1); !end) {
