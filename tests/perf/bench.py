@@ -17,13 +17,15 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import harness
-from perf import (diffs, footprint, goals, launches, linux_guest, memory, place, plots, report, self_check,
-                  starts)
+from perf import (counts, diffs, footprint, goals, launches, linux_guest, memory, place, plots, report, restores,
+                  self_check, starts)
 
 FORMAT = 1
 # In this order: what needs a quiet daemon comes first.
 SECTIONS = {
+    "restores": restores.measure,
     "starts": starts.measure,
+    "counts": counts.measure,
     "footprint": footprint.measure,
     "memory": memory.measure,
     "diffs": diffs.measure,

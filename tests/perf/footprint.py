@@ -51,23 +51,34 @@ def _qemu(where):
     return found
 
 
+def _restore(where, vm_id, start):
+    where.daemon.api.RestoreVm(snapshot_pb.RestoreVmRequest(
+        snapshot_id=where.reading, vm_id=vm_id, start=start, overrides=saved_guest.overrides(where.disk)))
+    time.sleep(SETTLE_S)
+    return where.daemon.get(vm_id).monitor_pid
+
+
+def _private(pid):
+    """Without the guest's RAM, which is the snapshot's file."""
+    return harness.private_bytes(pid, without="/memory")
+
+
 def measure(where):
     where.need_kvm()
     where.progress("footprint of one monitor")
-    daemon = where.daemon
-    request = snapshot_pb.RestoreVmRequest(snapshot_id=where.reading, vm_id="footprint", start=True,
-                                           overrides=saved_guest.overrides(where.disk))
-    daemon.api.RestoreVm(request)
-    pid = daemon.get("footprint").monitor_pid
-    time.sleep(SETTLE_S)
-    # The guest's RAM is the snapshot's file.
-    private = harness.private_bytes(pid, without="/memory")
+    pid = _restore(where, "footprint", start=True)
+    private = _private(pid)
     ours = {"private": private, "mappings": mappings(pid), "private_kib_by_mapping": by_mapping(pid)}
-    daemon.delete("footprint")
+    _restore(where, "beside", start=False)  # Its guest would take the other CPU, at our priority.
+    ours["private_of_many"] = _private(pid)
+    for vm_id in ("footprint", "beside"):
+        where.daemon.delete(vm_id)
     figures = {"monitor_private_mib": stats.counted(private / 2**20),
+               "monitor_private_mib_of_many": stats.counted(ours["private_of_many"] / 2**20),
                "monitor_mappings": stats.counted(ours["mappings"])}
     absent, qemu = {}, None
-    table = [["", "private MiB", "mappings"], ["mayfly-vmm", f"{private / 2**20:.2f}", str(ours["mappings"])]]
+    table = [["", "private MiB", "mappings"], ["mayfly-vmm", f"{private / 2**20:.2f}", str(ours["mappings"])],
+             ["beside another", f"{ours['private_of_many'] / 2**20:.2f}", ""]]
     if place.has_qemu():
         qemu = _qemu(where)
         figures["monitor_to_qemu"] = stats.counted(private / qemu["private"])

@@ -18,9 +18,9 @@ CLONES_IN_A_CALL = 250
 
 def _load(where, rounds, batch, *more):
     daemon = where.daemon
-    return where.run_json("launch_load", "--socket", daemon.target, "--state-dir", daemon.state, "--snapshot",
-                          where.ending, "--floor", place.FLOOR, "--disk", where.disk, "--rounds", rounds, "--batch",
-                          batch, *more)
+    return where.run_json([place.PROGRAMS / "launch_load", "--socket", daemon.target, "--state-dir", daemon.state,
+                           "--snapshot", where.ending, "--floor", place.FLOOR, "--disk", where.disk,
+                           "--rounds", rounds, "--batch", batch, *more])
 
 
 def _clone(where, first, last):

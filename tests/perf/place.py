@@ -33,7 +33,10 @@ class Skip(Exception):
 
 
 def take_priority():
-    """Real time where we may: what else the machine does then takes no part. What is started inherits it."""
+    """Real time where we may: what else the machine does then takes no part. What is started inherits it; so a guest
+    that computes has a CPU for itself, and there must be another."""
+    if (os.cpu_count() or 1) < 2:
+        return
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
 
@@ -138,11 +141,11 @@ class Place:
         path.write_bytes(FIRMWARE)
         return path
 
-    def run_json(self, name, *arguments):
+    def run_json(self, command):
         """One of the measuring programs; what it wrote with --json."""
-        path = self.dir / f"{name}.json"
-        done = self.work.run([PROGRAMS / name, *arguments, "--json", path], timeout=3600)
+        path = self.dir / f"{command[0].name}.json"
+        done = self.work.run([*command, "--json", path], timeout=3600)
         if done.code != 0:
-            raise RuntimeError(f"{name}: {done}")
+            raise RuntimeError(f"{command[0].name}: {done}")
         return json.loads(path.read_text())
 

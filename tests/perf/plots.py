@@ -9,6 +9,11 @@ def _starts(samples):
                                  {name: [ns / 1e6 for ns in each["wall_ns"]] for name, each in samples.items()})
 
 
+def _restores(samples):
+    yield "restores.svg", plot.cdf("In a monitor that runs, from the order to the first guest exit", "µs (logarithmic)",
+                                   {name: [row["exit"] for row in rows] for name, rows in samples.items()})
+
+
 def _rate(samples):
     names = {"received_ns": "order at the monitor", "ended_ns": "first exit", "restored_ns": "RestoreVm answered",
              "stopped_ns": "end known", "deleted_ns": "deleted"}
@@ -31,8 +36,10 @@ def _many(samples):
 
 
 def _footprint(samples):
-    rows = {name: samples[key]["private"] / 2**20 for name, key in (("mayfly-vmm", "mayfly"), ("QEMU microvm", "qemu"))
-            if samples[key]}
+    ours, qemu = samples["mayfly"], samples["qemu"]
+    rows = {"mayfly-vmm": ours["private"] / 2**20, "beside another": ours["private_of_many"] / 2**20}
+    if qemu:
+        rows["QEMU microvm"] = qemu["private"] / 2**20
     yield "footprint.svg", plot.bar_chart("Private memory of a monitor, without its guest's RAM", "MiB", rows)
 
 
@@ -41,7 +48,8 @@ def _linux(samples):
                                 {name: [value * 1e3 for value in values] for name, values in samples.items()})
 
 
-CHARTS = {"linux": _linux, "starts": _starts, "rate": _rate, "many": _many, "footprint": _footprint}
+CHARTS = {"restores": _restores, "starts": _starts, "footprint": _footprint, "rate": _rate, "many": _many,
+          "linux": _linux}
 
 
 def write(result, directory):

@@ -7,24 +7,28 @@ from perf import place, stats
 PHASES = ("main_ns", "running_ns", "ended_ns", "wall_ns")
 
 
-def _commands(where):
+def _others(where):
     if not place.has_qemu():
         return where.others
     qemu = f"qemu microvm:{place.QEMU_EXIT}={place.QEMU} {place.QEMU_MACHINE} -bios {where.firmware}"
     return [qemu, *where.others]
 
 
+def command(where, rounds):
+    """boot_compare with all that is ours."""
+    saved = where.store / where.ending
+    return [place.PROGRAMS / "boot_compare", "--floor", place.FLOOR, "--rounds", rounds, "--monitor", harness.VMM,
+            "--probe", harness.PROBE, "--jailer", harness.OUT / "mayfly-jailer", "--state", saved / "state",
+            "--memory", saved / "memory", "--disk", where.disk]
+
+
 def measure(where):
     where.need_kvm()
     where.need_root()
     rounds = where.rounds(30, 100)
-    saved = where.store / where.ending
     where.progress(f"starts: {rounds} rounds")
-    samples = where.run_json(
-        "boot_compare", "--floor", place.FLOOR, "--rounds", rounds, "--monitor", harness.VMM,
-        "--probe", harness.PROBE, "--jailer", harness.OUT / "mayfly-jailer", "--state", saved / "state",
-        "--memory", saved / "memory", "--disk", where.disk,
-        *(word for command in _commands(where) for word in ("--also", command)))
+    samples = where.run_json(command(where, rounds) + [
+        word for other in _others(where) for word in ("--also", other)])
     ours, floor = samples["jailed restore"], samples["floor"]
     figures = {
         "start_to_floor": stats.ratio_figure(ours["wall_ns"], floor["wall_ns"]),
