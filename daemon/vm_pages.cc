@@ -24,7 +24,7 @@ Result<MemoryView> Vm::memory_view() const {
       .vm_id = identity_.id,
       .incarnation = identity_.incarnation,
       .state = state_,
-      .monitor_pid = monitor_->pid(),
+      .monitor_pid = body_->monitor().pid(),
       .memory_bytes = spec_.memory_mib << 20,
       .is_private = memory_.is_private,
       .is_sealed = memory_.is_sealed,
@@ -49,7 +49,7 @@ Result<PageStretch> Vm::look_at_pages(const PageQuery& query, const Call& call) 
   }
   // It answers one such call at a time, so that what it says never fills its socket.
   ControlReply reply =
-      TRY(monitor_->call([&](uint64_t id) { return encode_get_pages(id, query); }, call,
+      TRY(body_->monitor().call([&](uint64_t id) { return encode_get_pages(id, query); }, call,
                          "look at pages", [this](const Result<ControlReply>&) { release(); }));
   if (!reply.pages) {
     return fail({Code::kUnavailable, "MONITOR_REPLY"},

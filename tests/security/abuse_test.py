@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import statistics
+import subprocess
 import time
 
 import grpc
@@ -186,3 +187,62 @@ class GuestAbuseTest(harness.DaemonCase):
 
     def test_a_guest_that_floods_its_disk(self):
         self.abuse("a disk flood", "while dd if=/dev/zero of=/dev/vdb bs=1M count=60 conv=fsync; do :; done")
+
+
+class DiskLimitsTest(harness.DaemonCase):
+    """A Linux guest's disk on a device of its own, made here: a loop device with a file system on it."""
+
+    RATE = MIB // 2
+    BYTES = 4 * MIB
+
+    def setUp(self):
+        super().setUp()
+        self.daemon.need_linux_guests()
+        if os.geteuid() != 0 or not pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
+            self.skipTest("needs root on a host with version 2 alone: version 1 does not count the kernel's late writes")
+        backing = self.file("device", size=96 * MIB)
+        self.command("mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=0", backing)
+        self.mount = self.dir / "mount"
+        self.mount.mkdir()
+        subprocess.run(["modprobe", "-q", "loop"], check=False)
+        try:
+            self.command("mount", "-o", "loop", backing, self.mount)
+        except subprocess.CalledProcessError as error:
+            self.skipTest(f"no loop device can be mounted here: {error.stderr.decode().strip()}")
+        self.addCleanup(self.command, "umount", self.mount)
+        self.addCleanup(self._remove_vms)
+
+    def command(self, *arguments):
+        subprocess.run(arguments, check=True, capture_output=True)
+
+    def image(self, name):
+        path = self.mount / name
+        path.write_bytes(os.urandom(self.BYTES))
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return path
+
+    def taken(self, name, limits):
+        """Seconds for reading all of a disk that the host has not cached, and for writing it so that it is there."""
+        disk = vm_pb.Disk(path=str(self.image(name)), limits=limits)
+        self.daemon.create(name, disks=[disk])
+        self.daemon.wait_ready(name)
+        seconds = []
+        for command in ("dd if=/dev/vdb of=/dev/null bs=64k", "dd if=/dev/zero of=/dev/vdb bs=64k conv=fsync"):
+            start = time.monotonic()
+            self.daemon.exec(name, command, timeout=120)
+            seconds.append(time.monotonic() - start)
+        return seconds
+
+    def test_a_disk_is_as_fast_as_its_limit(self):
+        free = self.taken("free", None)
+        limited = self.taken("limited", vm_pb.DiskLimits(read_bytes_per_s=self.RATE, write_bytes_per_s=self.RATE))
+        fair = self.BYTES / self.RATE
+        harness.print_figures(f"reading and writing {self.BYTES >> 20} MiB, s; limited to {self.RATE >> 10} KiB/s",
+                              free=[round(each, 1) for each in free], limited=[round(each, 1) for each in limited])
+        if max(free) > 0.6 * fair:
+            self.skipTest(f"this machine takes {max(free):.1f} s without a limit, too long to tell {fair:.0f} s from it")
+        for kind, seconds, without in zip(("read", "written"), limited, free):
+            self.assertGreater(seconds, 0.8 * fair, kind)
+            self.assertLess(seconds, 1.5 * fair + without, kind)
