@@ -48,9 +48,9 @@ Result<PageStretch> Vm::look_at_pages(const PageQuery& query, const Call& call) 
     busy_ = true;
   }
   // It answers one such call at a time, so that what it says never fills its socket.
-  ControlReply reply =
-      TRY(body_->monitor().call([&](uint64_t id) { return encode_get_pages(id, query); }, call,
-                         "look at pages", [this](const Result<ControlReply>&) { release(); }));
+  ControlReply reply = TRY(
+      body_->monitor().call([&](uint64_t id) { return encode_get_pages(id, query); }, call,
+                            "look at pages", [this](const Result<ControlReply>&) { release(); }));
   if (!reply.pages) {
     return fail({Code::kUnavailable, "MONITOR_REPLY"},
                 "look at pages: the monitor did not say what they are");
