@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the command line says; filled by main(), read by the commands.
+// What the command line says; filled by the parser, read by the commands.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the command line is parsed into. Each subcommand fills its flags and leaves one call to
+// make.
+#pragma once
+
+#include "cli/flags.h"
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace mayfly::cli {
+
+using Action = std::function<int()>;
+
+/// What the subcommands fill; one of them sets `action`.
+struct Everything {
+  GlobalFlags global;
+  RunFlags run;
+  CreateFlags create;
+  ConsoleFlags console;
+  WaitFlags wait;
+  EventFlags events;
+  StopFlags stop;
+  RemoveFlags remove;
+  SnapshotFlags snapshot;
+  MemoryFlags memory;
+  RestoreFlags restore;
+  RebaseFlags rebase;
+  std::vector<std::string> snapshot_ids;
+  TemplateFlags made_template;
+  std::vector<std::string> template_ids;
+  CommandFlags exec;
+  std::string vm_id;
+  // What follows the first `--`: a command for the guest, whose flags are not ours.
+  std::vector<std::string> guest_command;
+  Action action;
+};
+
+void add_limit_flags(CLI::App* command, LimitFlags& flags);
+
+/// Adds the subcommands for VMs, and those for what is saved of them; parse_vm.cc and
+/// parse_snapshot.cc. `all` outlives the action.
+void add_vm_commands(CLI::App& app, Everything& all);
+void add_snapshot_commands(CLI::App& app, Everything& all);
+
+}  // namespace mayfly::cli
