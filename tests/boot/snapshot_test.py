@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linux guests that are saved, restored, cloned and forked: what they knew, who they are, and that they run on."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,6 +18,14 @@ CLONES = int(os.environ.get("MAYFLY_TEST_CLONES", "12"))
 BOOT = "cat /proc/sys/kernel/random/boot_id; grep -c ^processor /proc/cpuinfo"
 # Of what is in memory and on the scratch disk, read from there.
 SUMS = "sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum /tmp/memory; sha256sum /dev/vdb"
+
+
+PAGE = 4096
+
+
+def pages_that_differ(before, after):
+    assert len(before) == len(after)
+    return [at // PAGE for at in range(0, len(after), PAGE) if before[at:at + PAGE] != after[at:at + PAGE]]
 
 
 class LinuxSnapshotTest(harness.Case):
@@ -49,11 +58,15 @@ class LinuxSnapshotTest(harness.Case):
         return snapshot_pb.RestoreOverrides(
             disks=[snapshot_pb.DiskOverride(index=index, path=str(path)) for index, path in enumerate(disks)])
 
-    def restore(self, snapshot_id, vm_id, *more_disks):
+    def restore(self, snapshot_id, vm_id, *more_disks, cpus=None):
+        """`cpus`: those of the host that it may run on."""
         response = self.daemon.api.RestoreVm(snapshot_pb.RestoreVmRequest(
-            snapshot_id=snapshot_id, vm_id=vm_id, start=True, overrides=self.overrides(*more_disks)))
+            snapshot_id=snapshot_id, vm_id=vm_id, start=not cpus, overrides=self.overrides(*more_disks)))
+        if cpus:
+            for thread in os.listdir(f"/proc/{response.vm.monitor_pid}/task"):
+                os.sched_setaffinity(int(thread), cpus)
+            self.daemon.api.StartVm(vm_pb.StartVmRequest(vm_id=vm_id))
         self.daemon.wait_ready(vm_id)
-        return response
 
     def clone(self, vm_ids, **source):
         """Clones that have answered, and how long each took from the call to its answer, in s."""
@@ -84,13 +97,38 @@ class LinuxSnapshotTest(harness.Case):
                 self.daemon.stop()
                 self.store = self.store.rename(self.dir / "moved")
                 self.daemon = self.start("e")
-            self.restore(f"s-{cycle}", there, disk)
+            # The last has one CPU for both of the guest's.
+            self.restore(f"s-{cycle}", there, disk, cpus={0} if cycle == 2 else None)
             self.assertEqual(self.guest(there, SUMS), sums)
             self.guest(there, f"echo this is {there} > /dev/console")
             harness.wait_until(lambda: f"this is {there}".encode() in self.daemon.console(there), "the console", 30)
         self.assertEqual(self.guest("vm-3", BOOT), booted)
         verified = self.daemon.api.VerifySnapshot(snapshot_pb.VerifySnapshotRequest(snapshot_id="s-2"))
         self.assertEqual(list(verified.verified_ids), ["s-2", "s-1", "s-0"])
+
+    def test_changes_over_a_full_image_are_the_memory_as_it_is(self):
+        """What a DIFF holds, page by page: what vCPUs write, and a disk that is read."""
+        disk = self.file("scratch", size=DISK_BYTES)
+        self.boot("vm", vcpus=2, disks=[vm_pb.Disk(path=str(disk))])
+        kept = {"stay_paused": True, "caller_keeps_disks": True}
+        self.save("vm", "s-0", **kept)
+        images = [(self.store / "s-0/memory").read_bytes()]
+        for turn in (1, 2):
+            self.daemon.api.ResumeVm(vm_pb.ResumeVmRequest(vm_id="vm"))
+            self.guest("vm", "for n in 1 2; do head -c 4000000 /dev/urandom >> /tmp/memory & done; wait; "
+                             f"dd if=/dev/urandom of=/dev/vdb bs=1M count=6 seek={turn} conv=fsync 2>/dev/null; {SUMS}")
+            self.save("vm", f"s-{turn}", DIFF, **kept)
+            self.save("vm", f"whole-{turn}", FULL, **kept)
+            self.daemon.api.RebaseSnapshot(snapshot_pb.RebaseSnapshotRequest(
+                snapshot_id=f"s-{turn}", new_snapshot_id=f"merged-{turn}"))
+            merged = (self.store / f"merged-{turn}/memory").read_bytes()
+            images.append((self.store / f"whole-{turn}/memory").read_bytes())
+            self.assertEqual(pages_that_differ(merged, images[-1]), [])
+        changed = [len(pages_that_differ(*pair)) for pair in itertools.pairwise(images)]
+        # The disk's content came by its device alone.
+        self.assertGreater(min(changed), (8_000_000 + (6 << 20)) // PAGE, "so much was written that is not like before")
+        harness.print_figures("pages of a Linux guest that differ between saves", of=len(images[0]) // PAGE,
+                              changed=changed)
 
     def test_a_file_system_that_is_mounted_and_written_goes_along_with_its_memory(self):
         disk = self.file("data.img", size=DISK_BYTES)

@@ -149,7 +149,8 @@ class SaveTest(SaveCase):
                 self.assertEqual(states, [0] * (others + 1), "a processor that does not run")
                 restored = self.configured(restore=snapshot, vcpu_count=others + 1)
                 self.ok(original.call(resume=control_pb.Resume()))
-                whole = b"".join(b"all %d go on, round %d\n" % (others, round) for round in range(count)) + b"PASS smp\n"
+                rounds_said = (b"all %d go on, round %d\n" % (others, round) for round in range(count))
+                whole = b"".join(rounds_said) + b"PASS smp\n"
                 for vm, before in ((original, b""), (restored, said)):
                     self.assertEqual(vm.wait(), 0)
                     self.assertEqual(before + vm.console(), whole)

@@ -12,7 +12,7 @@ LAZY, BALANCED, LATENCY = (vm_pb.MEMORY_POLICY_LAZY, vm_pb.MEMORY_POLICY_BALANCE
 PAGE = 4096
 
 
-class WorkingSetTest(SnapshotCase):
+class WorkingSetCase(SnapshotCase):
     """The guest knows 8 MiB of pages; it writes all of the first 2 MiB, and one page of each 2 MiB after them."""
 
     PAGES = 2048
@@ -43,6 +43,8 @@ class WorkingSetTest(SnapshotCase):
             return self.api.RestoreVm(snapshot_pb.RestoreVmRequest(vm_id=vm_id, start=True, **fields))
         return super().restore(snapshot_id, vm_id, **fields)
 
+
+class WorkingSetTest(WorkingSetCase):
     def faults_of(self, vm_id):
         pid = self.daemon.get(vm_id).monitor_pid
         before = minor_faults(pid)

@@ -177,7 +177,11 @@ class RuleCoverageTest(harness.Case):
         self.addCleanup(third.close)
         self.assertFalse(third.configure(restore=base, record=True, **devices).HasField("status"))
         self.assertFalse(third.touched_pages()[0].HasField("status"))
-        for monitor in (first, second, third):
+        fourth = Monitor(self.work, under=self.tracer(), name="parked")
+        self.addCleanup(fourth.close)
+        self.assertFalse(fourth.park(base, ports={}).HasField("status"))
+        self.assertFalse(fourth.claim([disk], cid=3, generation_id=bytes(16)).HasField("status"))
+        for monitor in (first, second, third, fourth):
             monitor.call(stop=control_pb.Stop())
             self.assertEqual(monitor.wait(), 0)
 
