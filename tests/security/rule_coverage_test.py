@@ -153,11 +153,12 @@ class RuleCoverageTest(harness.Case):
         self.assertEqual(monitor.wait(), 0)
 
     def is_saved_and_restored(self):
-        disk = self.file("disk", size=4 << 20)
-        devices = {"disks": [disk], "ports": {}}
+        # Each has its own, as it was when it was saved.
+        disks = [self.file(f"disk-{number}", size=4 << 20) for number in range(4)]
         first = Monitor(self.work, under=self.tracer(), name="saved")
         self.addCleanup(first.close)
-        self.assertFalse(first.configure("probe.test=churn probe.count=100000000", **devices).HasField("status"))
+        self.assertFalse(first.configure("probe.test=churn probe.count=100000000", disks=disks[:1],
+                                         ports={}).HasField("status"))
         base = None
         for _ in range(2):
             harness.wait_until(lambda: first.console().count(b"\n") > 1, "the guest works")
@@ -165,6 +166,8 @@ class RuleCoverageTest(harness.Case):
             base, reply = first.save(base)
             self.addCleanup(base.close)
             self.assertFalse(reply.HasField("status"), reply)
+            for copy in disks[1:]:
+                shutil.copyfile(disks[0], copy)
             first.call(resume=control_pb.Resume())
         first.send(control_pb.Request(id=1, get_memory=control_pb.GetMemory()).SerializeToString())
         _, fds, _, _ = socket.recv_fds(first.connection, 4096, 1)
@@ -172,15 +175,15 @@ class RuleCoverageTest(harness.Case):
         second = Monitor(self.work, under=self.tracer(), name="restored")
         self.addCleanup(second.close)
         self.assertFalse(second.configure(restore=base, generation_id=bytes(16), copied=[(0, 2)],
-                                          **devices).HasField("status"))
+                                          disks=disks[1:2], ports={}).HasField("status"))
         third = Monitor(self.work, under=self.tracer(), name="recorded")
         self.addCleanup(third.close)
-        self.assertFalse(third.configure(restore=base, record=True, **devices).HasField("status"))
+        self.assertFalse(third.configure(restore=base, record=True, disks=disks[2:3], ports={}).HasField("status"))
         self.assertFalse(third.touched_pages()[0].HasField("status"))
         fourth = Monitor(self.work, under=self.tracer(), name="parked")
         self.addCleanup(fourth.close)
         self.assertFalse(fourth.park(base, ports={}).HasField("status"))
-        self.assertFalse(fourth.claim([disk], cid=3, generation_id=bytes(16)).HasField("status"))
+        self.assertFalse(fourth.claim(disks[3:], cid=3, generation_id=bytes(16)).HasField("status"))
         for monitor in (first, second, third, fourth):
             monitor.call(stop=control_pb.Stop())
             self.assertEqual(monitor.wait(), 0)
