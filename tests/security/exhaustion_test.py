@@ -12,9 +12,9 @@ from security.cgroup_test import PARENT, is_pure_version_2
 
 @unittest.skipUnless(is_pure_version_2(), "needs root on a host with version 2 alone")
 class HostMemoryTest(WorkingSetCase):
-    """The guest knows 24 MiB, which are copied before it runs; all VMs together may have less."""
+    """The guest knows 14 MiB, which are copied before it runs; all VMs together may have less."""
 
-    PAGES = 6144
+    PAGES = 3584
 
     def test_a_restore_that_finds_no_memory_is_told_so_and_leaves_nothing(self):
         self.prepare()
@@ -23,7 +23,7 @@ class HostMemoryTest(WorkingSetCase):
             self.daemon.delete(vm_id)
         limit = PARENT / "memory.max"
         self.addCleanup(limit.write_text, "max")
-        limit.write_text(str(16 * MIB))
+        limit.write_text(str(8 * MIB))
         copies = self.overrides(memory_policy=LATENCY)
         for turn in range(3):
             self.assert_refused(lambda turn=turn: self.restore(vm_id=f"big-{turn}", overrides=copies),
