@@ -65,7 +65,7 @@ class LinuxSnapshotTest(harness.Case):
         if cpus:
             for thread in os.listdir(f"/proc/{response.vm.monitor_pid}/task"):
                 os.sched_setaffinity(int(thread), cpus)
-            self.daemon.api.StartVm(vm_pb.StartVmRequest(vm_id=vm_id))
+            self.daemon.api.ResumeVm(vm_pb.ResumeVmRequest(vm_id=vm_id))
         self.daemon.wait_ready(vm_id)
 
     def clone(self, vm_ids, **source):
