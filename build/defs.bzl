@@ -41,10 +41,11 @@ LINK = [
 def _copts(exceptions):
     return WARNINGS + HARDENING + ([] if exceptions else NO_EXCEPTIONS)
 
-def mayfly_cc_library(name, exceptions = False, copts = [], **kwargs):
+def mayfly_cc_library(name, exceptions = False, small = False, copts = [], **kwargs):
+    """small = True: in every monitor, and seldom run there, so that its size counts and not its speed."""
     native.cc_library(
         name = name,
-        copts = _copts(exceptions) + copts,
+        copts = _copts(exceptions) + (["-Os"] if small else []) + copts,
         linkstatic = True,
         **kwargs
     )
