@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <vector>
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -18,14 +19,28 @@ namespace {
 
 constexpr const char* kVmFiles[] = {"control.sock", "console", "exit"};
 
-/// Removes the VM directories of a daemon that was killed; its VMs ended with it. Only names that a
-/// daemon makes are touched.
+/// Removes the VM directories of a daemon that was killed; its VMs ended with it, which is told
+/// here since nobody else can. Only names that a daemon makes are touched.
 void sweep(const std::string& vms_dir) {
+  // All names first: a file system may pass over some while others are removed.
+  std::vector<std::filesystem::path> found;
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(vms_dir, error)) {
-    for (const char* name : kVmFiles) ::unlink((entry.path() / name).c_str());
-    if (::rmdir(entry.path().c_str()) != 0) {
-      log(LogLevel::kWarning, "%s is none of ours and stays", entry.path().c_str());
+  std::filesystem::directory_iterator entry(vms_dir, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error))
+    found.push_back(entry->path());
+  if (error) {
+    log(LogLevel::kWarning, "read %s: %s; what a killed daemon left there stays", vms_dir.c_str(),
+        error.message().c_str());
+  }
+  for (const auto& path : found) {
+    for (const char* name : kVmFiles) ::unlink((path / name).c_str());
+    const std::string name = path.filename().string();
+    if (::rmdir(path.c_str()) != 0) {
+      log(LogLevel::kWarning, "%s is none of ours and stays: errno %d", path.c_str(), errno);
+    } else if (name.starts_with('.')) {
+      log(LogLevel::kInfo, "shell %s ended with its daemon, which was killed", name.c_str());
+    } else {
+      log(LogLevel::kWarning, "VM %s ended with its daemon, which was killed", name.c_str());
     }
   }
 }

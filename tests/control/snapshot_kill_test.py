@@ -7,6 +7,7 @@ $MAYFLY_TEST_KILLS kills of each kind (default 24), $MAYFLY_TEST_FLIPS bits flip
 
 import contextlib
 import os
+import pathlib
 import random
 import signal
 import threading
@@ -28,8 +29,8 @@ class KillCase(snapshot_case.SnapshotCase):
         self.rng = random.Random(self.id())
         self.outcomes = {}
 
-    def count(self, outcome):
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+    def count(self, outcome, number=1):
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + number
 
     def timed(self, call):
         """How long the call takes when nobody is killed, in s."""
@@ -132,9 +133,14 @@ class DaemonKillTest(KillCase):
         self.daemon.process.wait()
 
     def again(self):
-        """A daemon on the same state and store as the one that was killed, and what that left."""
+        """A daemon on the same state and store as the one that was killed, and what that left: told, and gone."""
         self.daemon.api.close()
+        left = os.listdir(self.daemon.state / "vms")
         self.daemon = self.start()
+        log = self.daemon.log_text()
+        for name in left:
+            self.assertIn(f"{name} ended with its daemon", log)
+        self.count("directories found", len(left))
         self.assertEqual(os.listdir(self.daemon.state / "vms"), [])
         self.assertEqual(self.daemon.vms(), [])
         self.assertFalse([name for name in os.listdir(self.store) if ".tmp-" in name])
@@ -175,6 +181,35 @@ class DaemonKillTest(KillCase):
 
         self.kill_under("saved", seconds, save, check)
         self.print_outcomes("a daemon that saves")
+
+    def test_restoring_and_cloning(self):
+        """Neither directories nor processes, cgroups or half-made snapshots of VMs that were on their way stay."""
+        self.echo("one")
+        self.save("one", "s")
+        names = ("a", "b", "c")
+        groups = [pathlib.Path(path) for path in self.daemon.get("one").jail.cgroups]
+        self.daemon.delete("one")
+
+        def ours():
+            """The cgroups of this state directory's VMs: their names begin alike, and no other daemon's do."""
+            return [path for group in groups for path in group.parent.glob(group.name.removesuffix("one") + "*")]
+
+        def check(_number, _error):
+            self.assertEqual(ours(), [])
+            self.assertEqual(list(self.work.processes()), [self.daemon.pid])
+            self.assert_store("s")
+            self.assertFalse(os.path.exists(self.daemon.state / "exports"))
+
+        for title, call in (("restored", lambda _number: self.restore("s", "a")),
+                            ("cloned", lambda _number: self.clone(dict.fromkeys(names), snapshot_id="s"))):
+            seconds = self.timed(lambda call=call: call(0))
+            self.assertEqual(bool(ours()), bool(groups), "cgroups are looked for in the wrong place")
+            self.forget(*names)
+            self.kill_under(title, seconds, call, check)
+        self.assert_whole("s")
+        self.restore("s", "one", verify_memory=True)
+        self.say("one", "whole")
+        self.print_outcomes("a daemon that restores and clones, each")
 
 
 class DamageTest(KillCase):
