@@ -117,6 +117,15 @@ class SaveTest(SaveCase):
                 self.assert_ends_well(restored, said)
                 self.assertEqual(hashlib.sha256(snapshot.image()).digest(), before, "somebody wrote to what was left")
 
+    def test_a_memory_that_is_the_vms_alone_needs_no_private_mapping(self):
+        disk = self.file("disk", size=4 << 20)
+        original = self.churn(disk)
+        snapshot, _ = self.save(original)
+        said = original.console()
+        original.close()
+        restored = self.configured(restore=snapshot, private_memory=False, disks=[disk])
+        self.assert_ends_well(restored, said)
+
     def run_and_save(self, words, until, pause_for=0.0, **options):
         """A VM that stands still since its console said `until`, and its snapshot."""
         vm = self.configured(words, **options)

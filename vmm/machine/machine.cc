@@ -61,7 +61,8 @@ Result<> Machine::build(const snapshot::MachineState* saved) {
   memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes, sharing)));
   // Before there is a VM that would have to be told of each mapping.
   if (config_.restore) {
-    TRY(memory_->copy_chunks(config_.memory.ref(), config_.restore->copied_chunks));
+    const std::vector<ChunkRun>& copied = config_.restore->copied_chunks;
+    if (!copied.empty()) TRY(memory_->copy_chunks(config_.memory.ref(), copied));
     if (const auto& record = config_.restore->record) {
       record_.emplace(begin_record(*memory_, record->userfault_device.ref()));
     }
