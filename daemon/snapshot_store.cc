@@ -63,10 +63,10 @@ Result<SnapshotView> view_of(FdRef store, const std::string& id) {
 
 Result<> validate_snapshot_id(const std::string& id) {
   TRY(validate_id("snapshot_id", id));
-  if (id.find(".tmp-") == std::string::npos) return {};
+  if (id.find(snapshot::kTemporaryMark) == std::string::npos) return {};
   return fail({Code::kInvalidArgument, "ID_BAD"},
-              "snapshot_id: \"%s\" has \".tmp-\" in it, which marks what is being written",
-              id.c_str());
+              "snapshot_id: \"%s\" has \"%s\" in it, which marks what is being written", id.c_str(),
+              snapshot::kTemporaryMark);
 }
 
 SnapshotHold::~SnapshotHold() {

@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 namespace mayfly::snapshot {
@@ -171,12 +170,7 @@ Result<Digest> digest_disk(FdRef file, const GoOn& go_on) { return walk(file, fa
 Result<Digest> settle_disk(FdRef file, const GoOn& go_on) { return walk(file, true, go_on); }
 
 Result<Fd> named_and_unlinked_in(FdRef directory) {
-  uint64_t number = 0;
-  if (::getrandom(&number, sizeof(number), 0) != sizeof(number)) {
-    return disk_error(errno, "getrandom");
-  }
-  const std::string name =
-      format("%s%016llx", kDiskFilePrefix, static_cast<unsigned long long>(number));
+  const std::string name = TRY(temporary_name(kDiskFile));
   Fd file = TRY(create_file_at(directory, name.c_str()));
   // Somebody's sweep() may have been quicker.
   if (::unlinkat(directory.number(), name.c_str(), 0) != 0 && errno != ENOENT) {

@@ -46,8 +46,8 @@ Result<Digest> settle_disk(FdRef file, const GoOn& go_on);
 /// A file without a name in `directory`, which goes with its last descriptor. Where the file system
 /// makes no such (O_TMPFILE) it is the next.
 Result<Fd> nameless_file_in(FdRef directory);
-/// Has a name, of this kind, for a moment: who is killed in it leaves an empty file for sweep().
-inline constexpr char kDiskFilePrefix[] = ".disk.tmp-";
+/// Has a temporary name of this for a moment: who is killed in it leaves an empty file for sweep().
+inline constexpr char kDiskFile[] = ".disk";
 Result<Fd> named_and_unlinked_in(FdRef directory);
 
 }  // namespace mayfly::snapshot

@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -125,6 +126,14 @@ Result<Fd> create_file_at(FdRef directory, const char* name) {
       ::openat(directory.number(), name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file.valid()) return io_error(errno, "create", name);
   return file;
+}
+
+Result<std::string> temporary_name(const std::string& name) {
+  uint64_t number = 0;
+  if (::getrandom(&number, sizeof(number), 0) != sizeof(number)) {
+    return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "getrandom");
+  }
+  return name + kTemporaryMark + format("%016llx", static_cast<unsigned long long>(number));
 }
 
 Result<> write_at(FdRef file, std::span<const std::byte> bytes, uint64_t offset) {

@@ -32,6 +32,11 @@ Result<std::vector<std::string>> list_names(FdRef directory, size_t max);
 /// Creates an empty regular file, mode 0600; it must not exist.
 Result<Fd> create_file_at(FdRef directory, const char* name);
 
+/// Marks what is being made, in a name.
+inline constexpr char kTemporaryMark[] = ".tmp-";
+/// `name`, the mark, and 64 random bits: two that meet are a creation that fails.
+Result<std::string> temporary_name(const std::string& name);
+
 /// All of `bytes` at `offset`. A full disk is kResourceExhausted NO_SPACE.
 Result<> write_at(FdRef file, std::span<const std::byte> bytes, uint64_t offset);
 

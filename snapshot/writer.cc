@@ -11,24 +11,13 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 namespace mayfly::snapshot {
 namespace {
 
-constexpr char kTemporaryMark[] = ".tmp-";
 constexpr size_t kMaxStoreEntries = 1 << 20;
-
-// Two that meet are a mkdir that fails: 64 random bits will do.
-Result<std::string> temporary_name(const std::string& name) {
-  uint64_t number = 0;
-  if (::getrandom(&number, sizeof(number), 0) != sizeof(number)) {
-    return fail_errno({Code::kUnavailable, "SNAPSHOT_IO"}, errno, "getrandom");
-  }
-  return name + kTemporaryMark + format("%016llx", static_cast<unsigned long long>(number));
-}
 
 bool is_temporary(const std::string& name) { return name.find(kTemporaryMark) != name.npos; }
 
@@ -241,7 +230,7 @@ Result<size_t> sweep(FdRef store) {
   size_t removed = 0;
   for (const std::string& name : TRY(list_names(store, kMaxStoreEntries))) {
     if (!is_temporary(name)) continue;
-    if (name.starts_with(kDiskFilePrefix)) {
+    if (name.starts_with(std::string(kDiskFile) + kTemporaryMark)) {
       if (::unlinkat(store.number(), name.c_str(), 0) == 0) ++removed;
       continue;
     }
