@@ -22,8 +22,15 @@ constexpr milliseconds kLongestPause{30'000};
 // A failure so long after the one before is the first of its kind.
 constexpr milliseconds kForget{120'000};
 
+using Shells = std::vector<std::unique_ptr<Shell>>;
+
+void move_all(Shells& from, Shells& to) {
+  std::ranges::move(from, std::back_inserter(to));
+  from.clear();
+}
+
 /// All together: none waits for another's end.
-void end_all(std::vector<std::unique_ptr<Shell>> shells) {
+void end_all(Shells shells) {
   for (const auto& shell : shells) shell->kill();
   shells.clear();
 }
@@ -118,22 +125,21 @@ void ShellPool::learn(uint64_t template_number, const MemoryPlans& plans) {
     if (found == stocks_.end()) return;
     Stock& stock = found->second;
     stock.machine.source.plans = plans;
-    std::ranges::move(stock.ready, std::back_inserter(stock.dead));
-    stock.ready.clear();
+    move_all(stock.ready, stock.dead);
   }
   changed_.notify_all();
 }
 
 void ShellPool::remove(uint64_t template_number) {
-  std::vector<std::unique_ptr<Shell>> shells;
+  Shells shells;
   {
     std::unique_lock lock(mutex_);
     const auto found = stocks_.find(template_number);
     if (found == stocks_.end()) return;
     found->second.removing = true;
     changed_.wait(lock, [&] { return found->second.counts.starting == 0; });
-    shells = std::move(found->second.ready);
-    std::ranges::move(found->second.dead, std::back_inserter(shells));
+    move_all(found->second.ready, shells);
+    move_all(found->second.dead, shells);
     stocks_.erase(found);
   }
   end_all(std::move(shells));
@@ -149,7 +155,7 @@ std::optional<ShellCounts> ShellPool::counts(uint64_t template_number) const {
 }
 
 void ShellPool::stop() {
-  std::vector<std::unique_ptr<Shell>> shells;
+  Shells shells;
   {
     std::unique_lock lock(mutex_);
     stopping_ = true;
@@ -159,10 +165,8 @@ void ShellPool::stop() {
   {
     std::lock_guard lock(mutex_);
     for (auto& [number, stock] : stocks_) {
-      std::ranges::move(stock.ready, std::back_inserter(shells));
-      std::ranges::move(stock.dead, std::back_inserter(shells));
-      stock.ready.clear();
-      stock.dead.clear();
+      move_all(stock.ready, shells);
+      move_all(stock.dead, shells);
     }
   }
   end_all(std::move(shells));
@@ -171,14 +175,11 @@ void ShellPool::stop() {
 void ShellPool::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    std::vector<std::unique_ptr<Shell>> dead;
-    for (auto& [number, stock] : stocks_) {
-      std::ranges::move(stock.dead, std::back_inserter(dead));
-      stock.dead.clear();
-    }
+    Shells dead;
+    for (auto& [number, stock] : stocks_) move_all(stock.dead, dead);
     if (!dead.empty()) {
       lock.unlock();
-      dead.clear();
+      end_all(std::move(dead));
       lock.lock();
       continue;
     }
