@@ -2,6 +2,7 @@
 #include "daemon/state_dir.h"
 
 #include "base/log.h"
+#include "daemon/vm_body.h"
 
 #include <cerrno>
 #include <cstdlib>
@@ -17,8 +18,6 @@ namespace mayfly::daemon {
 
 namespace {
 
-constexpr const char* kVmFiles[] = {"control.sock", "console", "exit"};
-
 /// Removes the VM directories of a daemon that was killed; its VMs ended with it, which is told
 /// here since nobody else can. Only names that a daemon makes are touched.
 void sweep(const std::string& vms_dir) {
@@ -33,9 +32,8 @@ void sweep(const std::string& vms_dir) {
         error.message().c_str());
   }
   for (const auto& path : found) {
-    for (const char* name : kVmFiles) ::unlink((path / name).c_str());
     const std::string name = path.filename().string();
-    if (::rmdir(path.c_str()) != 0) {
+    if (!remove_body_directory(path)) {
       log(LogLevel::kWarning, "%s is none of ours and stays: errno %d", path.c_str(), errno);
     } else if (name.starts_with('.')) {
       log(LogLevel::kInfo, "shell %s ended with its daemon, which was killed", name.c_str());

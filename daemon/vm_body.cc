@@ -29,6 +29,11 @@ Result<Fd> open_kvm(const VmEnvironment& environment) {
                     "cannot open %s (`mayfly doctor` says more)", environment.kvm_path.c_str());
 }
 
+bool remove_body_directory(const std::string& path) {
+  for (const char* name : kFiles) ::unlink((path + "/" + name).c_str());
+  return ::rmdir(path.c_str()) == 0;
+}
+
 BodyPlan plan_body(std::string name, const VmSpec& spec, uint64_t largest_writable_disk,
                    std::vector<DeviceLimits> devices) {
   const uint64_t overhead_mib = memory_overhead_mib(spec.memory_mib, spec.console_kib);
@@ -156,8 +161,7 @@ void VmBody::give_back() {
 
 void VmBody::remove_directory() {
   if (!has_directory_) return;
-  for (const char* name : kFiles) ::unlink(file_path(name).c_str());
-  if (::rmdir(directory_path().c_str()) != 0) {
+  if (!remove_body_directory(directory_path())) {
     log(LogLevel::kWarning, "%s stays: errno %d", directory_path().c_str(), errno);
   }
 }

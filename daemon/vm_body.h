@@ -66,6 +66,9 @@ struct BodyPlan {
   bool agent = false;
 };
 
+/// Removes a body's directory, with the files that it has. False: it stays, for errno's reason.
+bool remove_body_directory(const std::string& path);
+
 /// For a VM like this, whose disks may be written up to so many bytes and have these limits.
 BodyPlan plan_body(std::string name, const VmSpec& spec, uint64_t largest_writable_disk,
                    std::vector<DeviceLimits> devices);
