@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/convert_memory.h"
 
+#include "base/memory/guest_memory.h"
 #include "snapshot/manifest.h"
 
 #include <algorithm>
@@ -8,10 +9,6 @@
 namespace mayfly::daemon {
 
 namespace {
-
-// The guest's address map, as base/memory and the snapshots have it.
-constexpr uint64_t kLowRamEnd = 0xc000'0000;
-constexpr uint64_t kHighRamStart = 0x1'0000'0000;
 
 std::string id_of(const FileIdentity& file) {
   return format("%llx-%llx", static_cast<unsigned long long>(file.device),
@@ -75,9 +72,10 @@ void to_proto(const MemoryDescription& in, v1::DescribeMemoryResponse* out) {
   out->set_state(static_cast<v1::VmState>(memory.state));
   out->set_size_bytes(memory.memory_bytes);
   out->set_page_bytes(snapshot::kPageBytes);
-  const uint64_t low = std::min(memory.memory_bytes, kLowRamEnd);
+  const uint64_t low = std::min(memory.memory_bytes, kLowRamEnd.value);
   add_region(0, low, 0, out);
-  if (memory.memory_bytes > low) add_region(kHighRamStart, memory.memory_bytes - low, low, out);
+  if (memory.memory_bytes > low)
+    add_region(kHighRamStart.value, memory.memory_bytes - low, low, out);
   out->set_sharing(memory.is_private ? v1::MEMORY_SHARING_OVER_BASE : v1::MEMORY_SHARING_OWN);
   if (in.base) to_proto(*in.base, out->mutable_base());
   out->set_block_bytes(memory.block_bytes);

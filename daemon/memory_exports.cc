@@ -2,6 +2,7 @@
 #include "daemon/memory_exports.h"
 
 #include "base/log.h"
+#include "base/memory/guest_memory.h"
 #include "daemon/random.h"
 #include "daemon/unix_socket_sys.h"
 #include "snapshot/manifest.h"
@@ -27,8 +28,6 @@ constexpr char kMagic[] = "MAYFLYME";
 constexpr uint16_t kVersion = 1;
 constexpr uint16_t kLive = 1 << 0;
 constexpr uint16_t kLayer = 1 << 1;
-constexpr uint64_t kLowRamEnd = 0xc000'0000;
-constexpr uint64_t kHighRamStart = 0x1'0000'0000;
 constexpr size_t kNameLetters = 16;
 
 void put(std::string& out, size_t at, size_t bytes, uint64_t value) {
@@ -68,8 +67,8 @@ std::string encode_export_header(const ExportHeader& header) {
   put(out, 12, 4, snapshot::kPageBytes);
   put(out, 16, 8, header.memory_bytes);
   put(out, 24, 8, header.layer_page_count);
-  put(out, 32, 8, kLowRamEnd);
-  put(out, 40, 8, kHighRamStart);
+  put(out, 32, 8, kLowRamEnd.value);
+  put(out, 40, 8, kHighRamStart.value);
   return out;
 }
 

@@ -6,9 +6,7 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <charconv>
-#include <numeric>
 #include <utility>
 
 #include <fcntl.h>
@@ -60,10 +58,6 @@ Result<PagesPlan> checked(PagesPlan plan, uint64_t memory_bytes) {
   }
   if (plan.page_count == 0) plan.page_count = most;
   return plan;
-}
-
-uint32_t checked_seconds(uint32_t timeout_s) {
-  return timeout_s == 0 ? kDefaultExportSeconds : timeout_s;
 }
 
 }  // namespace
@@ -134,8 +128,8 @@ Result<MemoryDescription> MemoryManager::describe(const std::string& vm_id, bool
     counts.swapped += count_bits(stretch.pages.swapped);
     return true;
   };
-  TRY(query({.vm_id = vm_id, .first_page = 0, .page_count = 0, .kinds = {PageKind::kChanged}}, add,
-            call));
+  TRY(query(*vm, {.vm_id = vm_id, .first_page = 0, .page_count = 0, .kinds = {PageKind::kChanged}},
+            add, call));
   description.pages = counts;
   return description;
 }
@@ -145,13 +139,19 @@ Result<> MemoryManager::query(const PagesPlan& asked,
                               const Call& call) {
   const VmPin vm = TRY(vms_.find(asked.vm_id));
   TRY(vm->wait_created(call));
-  const PagesPlan plan = TRY(checked(asked, TRY(vm->memory_view()).memory_bytes));
+  return query(*vm, asked, told, call);
+}
+
+Result<> MemoryManager::query(Vm& vm, const PagesPlan& asked,
+                              const std::function<bool(const PageStretch&)>& told,
+                              const Call& call) {
+  const PagesPlan plan = TRY(checked(asked, TRY(vm.memory_view()).memory_bytes));
   const bool find_zero = std::ranges::find(plan.kinds, PageKind::kZero) != plan.kinds.end();
   const uint64_t most = find_zero ? kMaxZeroQueryPages : kMaxQueryPages;
   for (uint64_t done = 0; done < plan.page_count;) {
     TRY(call.check("looking at pages"));
     const auto count = static_cast<uint32_t>(std::min(most, plan.page_count - done));
-    const PageStretch stretch = TRY(vm->look_at_pages(
+    const PageStretch stretch = TRY(vm.look_at_pages(
         {.first_page = plan.first_page + done, .page_count = count, .find_zero = find_zero}, call));
     if (!told(stretch)) return fail({Code::kCancelled, "CANCELLED"}, "nobody listens any more");
     done += count;
@@ -160,7 +160,7 @@ Result<> MemoryManager::query(const PagesPlan& asked,
 }
 
 Result<ExportOffer> MemoryManager::offer(const ExportPlan& plan, const Call& call) {
-  const uint32_t seconds = checked_seconds(plan.timeout_s);
+  const uint32_t seconds = plan.timeout_s == 0 ? kDefaultExportSeconds : plan.timeout_s;
   if (seconds > kMaxExportSeconds) {
     return fail({Code::kInvalidArgument, "EXPORT_TIMEOUT"}, "timeout_s: %u is not within 1 to %u",
                 seconds, kMaxExportSeconds);
@@ -176,11 +176,7 @@ Result<ExportOffer> MemoryManager::offer(const ExportPlan& plan, const Call& cal
     SavedVm saved = TRY(vm->save({}, call, stopwatch));
     offer.stopped_us = saved.stopped_us;
     const SavedMemory layer = TRY(SavedMemory::open(saved, memory.memory_bytes, call));
-    const auto changed = layer.changed_pages();
-    offer.header.layer_page_count = std::accumulate(
-        changed.begin(), changed.end(), uint64_t{0}, [](uint64_t count, uint64_t word) {
-          return count + static_cast<uint64_t>(std::popcount(word));
-        });
+    offer.header.layer_page_count = count_bits(layer.changed_pages());
     offer.header.has_layer = saved.layer.has_value();
     files.push_back(TRY(reopen_for_reading(saved.memory.ref())));
     if (saved.layer) {

@@ -106,6 +106,9 @@ class MemoryManager {
 
  private:
   std::map<FileIdentity, uint32_t> count_bases();
+  /// Of one that has been created.
+  static Result<> query(Vm& vm, const PagesPlan& asked,
+                        const std::function<bool(const PageStretch&)>& told, const Call& call);
 
   VmManager& vms_;
   MemoryExports& exports_;

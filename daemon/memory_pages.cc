@@ -86,6 +86,12 @@ uint64_t count_bits(std::string_view bits) {
   return count;
 }
 
+uint64_t count_bits(std::span<const uint64_t> words) {
+  uint64_t count = 0;
+  for (const uint64_t word : words) count += static_cast<uint64_t>(std::popcount(word));
+  return count;
+}
+
 Result<std::string> allocated_pages(FdRef file, uint64_t first_page, uint32_t count) {
   std::string bits((count + 7) / 8, '\0');
   const uint64_t end = (first_page + count) * kPageBytes;

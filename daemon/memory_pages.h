@@ -10,6 +10,7 @@
 #include "daemon/vm_view.h"
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -77,6 +78,7 @@ Result<> check_pages(const MonitorPages& pages, const PageQuery& query);
 /// The runs of set bits among `count`; `first_page` is the number of the first.
 std::vector<PageRun> runs_of(std::string_view bits, uint64_t first_page, uint32_t count);
 uint64_t count_bits(std::string_view bits);
+uint64_t count_bits(std::span<const uint64_t> words);
 
 /// Which pages of a sparse file have something in them.
 Result<std::string> allocated_pages(FdRef file, uint64_t first_page, uint32_t count);

@@ -2,11 +2,11 @@
 #include "daemon/resident_memory.h"
 
 #include "daemon/huge_pages_sys.h"
+#include "daemon/memory_pages.h"
 #include "daemon/vm_memory.h"
 #include "snapshot/files.h"
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <fstream>
 #include <string>
@@ -32,9 +32,7 @@ uint64_t available_bytes() {
 }
 
 Result<> check_room(const snapshot::LayeredMemory& memory) {
-  uint64_t pages = 0;
-  for (const uint64_t word : memory.known_pages())
-    pages += static_cast<uint64_t>(std::popcount(word));
+  const uint64_t pages = count_bits(memory.known_pages());
   const uint64_t available = available_bytes();
   if (pages * snapshot::kPageBytes <= available) return {};
   return fail({Code::kResourceExhausted, "HOST_MEMORY"},
