@@ -22,8 +22,6 @@ namespace {
 constexpr uint64_t kPages = (16 << 20) / 4096;  // of the rig's VMs
 using Runs = std::vector<PageRun>;
 
-Call soon() { return Call::within(std::chrono::seconds(20)); }
-
 void make(Rig& rig, const std::string& vm_id, const std::string& words = "") {
   REQUIRE(rig.manager->create(rig.request(vm_id, words), soon()));
 }

@@ -24,13 +24,6 @@ using namespace mayfly::daemon::testing;
 
 namespace {
 
-Call soon() { return Call::within(std::chrono::seconds(20)); }
-
-std::string console_of(Rig& rig, const std::string& vm_id) {
-  auto vm = rig.manager->find(vm_id);
-  return (*(*vm)->console(soon()))->read(0).data;
-}
-
 /// A snapshot of a VM that is no more; its restored guests find `words` on their command line.
 void make_snapshot(Rig& rig, const std::string& id, const std::string& words = "") {
   REQUIRE(rig.manager->create(rig.request("origin", words), soon()));

@@ -20,8 +20,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-Call soon() { return Call::within(std::chrono::seconds(20)); }
-
 std::string content(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};

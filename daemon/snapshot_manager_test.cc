@@ -16,13 +16,6 @@ using namespace mayfly::daemon::testing;
 
 namespace {
 
-Call soon() { return Call::within(std::chrono::seconds(20)); }
-
-std::string console_of(Rig& rig, const std::string& vm_id) {
-  auto vm = rig.manager->find(vm_id);
-  return (*(*vm)->console(soon()))->read(0).data;
-}
-
 void make(Rig& rig, const std::string& vm_id, const std::string& words = "") {
   REQUIRE(rig.manager->create(rig.request(vm_id, words), soon()));
   REQUIRE(rig.manager->wait(vm_id, {.states = {}, .guest_ready = true}, soon()));

@@ -14,8 +14,6 @@ namespace {
 
 using Ids = std::vector<std::string>;
 
-Call soon() { return Call::within(std::chrono::seconds(20)); }
-
 /// full <- one <- two <- three, each made by a VM that was restored from the one before.
 struct Scene : Rig {
   Scene() {

@@ -17,7 +17,6 @@ using namespace mayfly::daemon::testing;
 
 namespace {
 
-Call soon() { return Call::within(std::chrono::seconds(20)); }
 Call in_ms(int ms) { return Call::within(std::chrono::milliseconds(ms)); }
 
 VmView wait_stopped(Rig& rig, const std::string& id) {

@@ -4,12 +4,14 @@
 // of what a process holds, to show that nothing is left behind.
 #pragma once
 
+#include "daemon/call.h"
 #include "daemon/jail.h"
 #include "daemon/memory_manager.h"
 #include "daemon/reactor.h"
 #include "daemon/snapshot_manager.h"
 #include "daemon/vm_manager.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -45,6 +47,9 @@ inline std::vector<pid_t> children() {
 }
 
 inline size_t child_processes() { return children().size(); }
+
+/// For a call that is answered, however busy this machine is.
+inline Call soon() { return Call::within(std::chrono::seconds(20)); }
 
 class Rig {
  public:
@@ -137,5 +142,11 @@ class Rig {
   std::unique_ptr<VmEnvironment> environment_;
   std::unique_ptr<SnapshotStore> store_;
 };
+
+/// All that the VM has printed.
+inline std::string console_of(Rig& rig, const std::string& vm_id) {
+  auto vm = rig.manager->find(vm_id);
+  return (*(*vm)->console(soon()))->read(0).data;
+}
 
 }  // namespace mayfly::daemon::testing
