@@ -18,6 +18,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -502,6 +503,21 @@ class Case(unittest.TestCase):
         daemon = Daemon(self.work, *flags, **options)
         self.daemons.append(daemon)
         return daemon
+
+    def start_user_daemon(self, uid, *flags):
+        """A daemon that is an ordinary user's, as the test's directory is from now on."""
+        if os.geteuid() != 0:
+            self.skipTest("only root can be any user")
+        os.chown(self.dir, uid, uid)
+        # A device node that this user may open, where /dev/kvm is root's alone.
+        kvm = self.dir / "kvm"
+        os.mknod(kvm, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
+        kvm.chmod(0o666)
+        as_user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        for path in (MAYFLYD, kvm):
+            if self.work.run([*as_user, "test", "-r", path]).code != 0:
+                self.skipTest(f"an ordinary user cannot read {path} here")
+        return self.start_daemon("--kvm-device", kvm, *flags, under=as_user)
 
     def mayfly(self, *arguments, **options):
         return self.work.mayfly(*arguments, **options)

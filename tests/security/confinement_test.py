@@ -193,18 +193,8 @@ class UserConfinementTest(Jailed, host.RootCase):
 
     def setUp(self):
         super().setUp()
-        os.chown(self.dir, self.UID, self.UID)
         os.chown(self.work.run_dir, self.UID, self.UID)
-        # A device node that this user may open, where /dev/kvm is root's alone.
-        kvm = self.dir / "kvm"
-        os.mknod(kvm, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
-        kvm.chmod(0o666)
-        as_user = ["setpriv", f"--reuid={self.UID}", f"--regid={self.UID}", "--clear-groups"]
-        for path in (harness.MAYFLYD, kvm):
-            if self.work.run([*as_user, "test", "-r", path]).code != 0:
-                self.skipTest(f"an ordinary user cannot read {path} here")
-        self.daemon = harness.Daemon(self.work, "--kvm-device", kvm, under=as_user)
-        self.daemons.append(self.daemon)
+        self.daemon = self.start_user_daemon(self.UID)
         self.addCleanup(self.remove_vms)
 
     def remove_vms(self):
