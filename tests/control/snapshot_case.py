@@ -9,6 +9,7 @@ import shutil
 import harness
 from harness import console_pb, snapshot_pb, vm_pb
 
+ROUNDS = 64000  # Of a guest that is to be busy still when it is saved or cloned, on a host that is busy, too.
 ROUNDS_PER_LINE = 64
 DISK_BYTES = 4 << 20
 FULL, DIFF = snapshot_pb.SNAPSHOT_KIND_FULL, snapshot_pb.SNAPSHOT_KIND_DIFF

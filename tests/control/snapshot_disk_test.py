@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 
 import harness
-from control.snapshot_case import DIFF, DISK_BYTES, SnapshotCase, churn_lines
+from control.snapshot_case import DIFF, DISK_BYTES, ROUNDS, SnapshotCase, churn_lines
 from harness import snapshot_pb, vm_pb
 
 STATE_ONLY = snapshot_pb.SNAPSHOT_KIND_STATE_ONLY
@@ -51,7 +51,7 @@ class DiskCase(SnapshotCase):
 
 class CaptureTest(DiskCase):
     def test_a_restored_vm_finds_on_its_disk_what_it_wrote_before_the_save_and_nothing_later(self):
-        count = 20000
+        count = ROUNDS
         disk = self.churning("one", count)
         response = self.save("one", "s")
         before = self.lines("one")
@@ -79,7 +79,7 @@ class CaptureTest(DiskCase):
                               **{phase.name: phase.duration_us / 1e3 for phase in response.times.phases})
 
     def test_a_chain_of_diffs_has_the_disk_of_each_save(self):
-        count = 20000
+        count = ROUNDS
         self.churning("v0", count)
         lines = {}
         for step, kind in enumerate((None, DIFF, DIFF)):
@@ -100,7 +100,7 @@ class CaptureTest(DiskCase):
         self.assert_passed("again", lines[0] + lines[1] + lines[2], count)
 
     def test_clones_of_a_snapshot_and_of_a_live_vm_write_each_on_their_own(self):
-        count = 20000
+        count = ROUNDS
         disk = self.churning("one", count)
         self.save("one", "s", stay_paused=True)
         before = self.lines("one")
@@ -179,7 +179,7 @@ class SharedBlocksTest(DiskCase):
             file.truncate(size)
             os.fsync(file.fileno())
         free = os.statvfs(mounted).f_bavail * 4096
-        self.churn("one", disk, 20000)
+        self.churn("one", disk, ROUNDS)
         response = self.save("one", "s")
         self.restore("s", "two", start=False)
         self.restore("s", "three", start=False)

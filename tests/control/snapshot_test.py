@@ -8,13 +8,13 @@ import time
 
 import grpc
 import harness
-from control.snapshot_case import DIFF, DISK_BYTES, FULL, SnapshotCase, churn_lines
+from control.snapshot_case import DIFF, DISK_BYTES, FULL, ROUNDS, SnapshotCase, churn_lines
 from harness import snapshot_pb, vm_pb
 
 
 class GoingOnTest(SnapshotCase):
     def test_a_vm_goes_on_where_it_was_after_its_end_and_its_daemons(self):
-        count, disk = 20000, self.file("disk", size=DISK_BYTES)
+        count, disk = ROUNDS, self.file("disk", size=DISK_BYTES)
         self.churn("one", disk, count)
         copy = self.save_with_disk("one", "kept", disk)
         before = self.lines("one")
@@ -93,7 +93,7 @@ class GoingOnTest(SnapshotCase):
 
 class DiffTest(SnapshotCase):
     def test_diffs_over_diffs_over_a_full_one_go_on_where_they_were(self):
-        count, disk = 20000, self.file("disk", size=DISK_BYTES)
+        count, disk = ROUNDS, self.file("disk", size=DISK_BYTES)
         self.churn("v0", disk, count)
         disk = self.save_with_disk("v0", "s0", disk)
         before = self.lines("v0")
@@ -117,7 +117,7 @@ class DiffTest(SnapshotCase):
             "FAILED_PRECONDITION", "HAS_DIFFS", "s2")
 
     def test_one_vm_has_a_full_one_then_diffs_over_it_then_another_full_one(self):
-        count, disk = 20000, self.file("disk", size=DISK_BYTES)
+        count, disk = ROUNDS, self.file("disk", size=DISK_BYTES)
         self.churn("one", disk, count)
         disks, lines = {}, {}
         for name, kind in (("full", FULL), ("diff-1", DIFF), ("diff-2", DIFF), ("full-2", FULL)):
@@ -149,7 +149,7 @@ class DiffTest(SnapshotCase):
 
 class CloneTest(SnapshotCase):
     def test_clones_of_a_snapshot_and_its_vm_are_independent(self):
-        count, disk = 20000, self.file("disk", size=DISK_BYTES)
+        count, disk = ROUNDS, self.file("disk", size=DISK_BYTES)
         self.churn("one", disk, count)
         copy = self.save_with_disk("one", "s", disk)
         before = self.lines("one")

@@ -91,7 +91,7 @@ class ResidentTest(TemplateCase):
         self.assertEqual(self.lines("three"), ["echo word"])
 
     def test_disks_are_each_vms_own(self):
-        count, disk = 20000, self.file("disk", size=snapshot_test.DISK_BYTES)
+        count, disk = snapshot_test.ROUNDS, self.file("disk", size=snapshot_test.DISK_BYTES)
         self.churn("origin", disk, count)
         copy = self.save_with_disk("origin", "s", disk)
         before = self.lines("origin")
@@ -253,7 +253,7 @@ class ShellTest(TemplateCase):
             self.say(vm_id, "here")
 
     def test_disks_come_with_the_claim(self):
-        count, disk = 20000, self.file("disk", size=snapshot_test.DISK_BYTES)
+        count, disk = snapshot_test.ROUNDS, self.file("disk", size=snapshot_test.DISK_BYTES)
         self.churn("origin", disk, count)
         copy = self.save_with_disk("origin", "s", disk)
         before = self.lines("origin")
