@@ -101,6 +101,7 @@ struct SnapshotFlags {
   bool state_only = false;
   bool stay_paused = false;
   bool caller_keeps_disks = false;
+  bool compress = false;
 };
 
 struct TemplateFlags {
@@ -135,6 +136,8 @@ struct RestoreFlags {
   std::vector<std::string> restore_ids;
   std::string memory;
   bool verify_memory = false;
+  bool lazy_memory = false;
+  std::string memory_handler;
   std::string request_id;
   // `clone` alone: one of snapshot_id, template_id and source_vm_id.
   std::string snapshot_id;

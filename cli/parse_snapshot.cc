@@ -67,6 +67,8 @@ void add_snapshot(CLI::App& app, Everything& all) {
       ->excludes(diff);
   create_command->add_flag("--stay-paused", all.snapshot.stay_paused,
                            "leave the VM paused afterwards");
+  create_command->add_flag("--compress", all.snapshot.compress,
+                           "compress the memory: less on the disk, a slower restore");
   create_command->add_flag("--caller-keeps-disks", all.snapshot.caller_keeps_disks,
                            "what is on disks that it can write to is not saved: you keep a copy");
   create_command->footer("  mayfly snapshot create web warm && mayfly restore warm web2");
@@ -201,6 +203,12 @@ void add_restore_clone(CLI::App& app, Everything& all) {
       ->add_option("--memory", all.restore.memory,
                    "of a snapshot made with --state-only: a file with its memory")
       ->type_name("FILE");
+  restore_command->add_flag("--lazy", all.restore.lazy_memory,
+                            "run before the memory is there: it comes as it is touched");
+  restore_command
+      ->add_option("--memory-source", all.restore.memory_handler,
+                   "the socket of a program that provides the memory as it is touched")
+      ->type_name("SOCKET");
   restore_command->add_option("--request-id", all.restore.request_id,
                               "make repeating this very command harmless: same id, same answer");
   restore_command->footer(

@@ -66,6 +66,7 @@ int create_snapshot(const GlobalFlags& global, const SnapshotFlags& flags) {
                                       : v1::SNAPSHOT_KIND_FULL);
   request.set_stay_paused(flags.stay_paused);
   request.set_caller_keeps_disks(flags.caller_keeps_disks);
+  if (flags.compress) request.set_compression(v1::SNAPSHOT_COMPRESSION_ZSTD);
   const auto client = connect(global);
   const auto response = [&] {
     const ProgressLine line(*client, flags);
@@ -186,6 +187,10 @@ int restore(const GlobalFlags& global, const RestoreFlags& flags) {
   request.set_start(!flags.paused);
   request.set_verify_memory(flags.verify_memory);
   if (!flags.memory.empty()) request.set_memory_path(absolute(flags.memory));
+  request.set_lazy_memory(flags.lazy_memory);
+  if (!flags.memory_handler.empty()) {
+    request.mutable_memory_source()->set_handler_socket(flags.memory_handler);
+  }
   request.set_request_id(flags.request_id);
   set_reseed_wait(flags, request);
   return answer(global, connect(global)->call(request));

@@ -86,7 +86,8 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
   out.set_memory_bytes(params.memory_bytes);
   out.set_cmdline(params.cmdline);
   out.set_kvm_fd(place(packet, params.kvm));
-  out.set_memory_fd(place(packet, params.memory));
+  const bool is_mapped = params.restore && params.restore->is_mapped;
+  if (!is_mapped) out.set_memory_fd(place(packet, params.memory));
   if (!params.restore) out.set_kernel_fd(place(packet, params.kernel));
   for (const FdRef initrd : params.initrds) out.add_initrd_fds(place(packet, initrd));
   place(packet, params.disks, *out.mutable_disks());
@@ -103,7 +104,8 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
   if (params.restore) {
     control::Restore& restore = *out.mutable_restore();
     restore.set_state_fd(place(packet, params.restore->state));
-    restore.set_private_memory(true);
+    restore.set_private_memory(!is_mapped);
+    restore.set_mapped_memory(is_mapped);
     for (const LayerParams& layer : params.restore->layers) {
       place(packet, layer, *restore.add_layers());
     }
@@ -165,6 +167,19 @@ ControlPacket encode_get_touched_pages(uint64_t id, FdRef touched, FdRef written
   control::GetTouchedPages& out = *request.mutable_get_touched_pages();
   out.set_touched_fd(place(packet, touched));
   out.set_written_fd(place(packet, written));
+  packet.bytes = request.SerializeAsString();
+  return packet;
+}
+
+ControlPacket encode_map_memory(uint64_t id, const MapMemoryParams& params) {
+  ControlPacket packet;
+  control::Request request;
+  request.set_id(id);
+  control::MapMemory& out = *request.mutable_map_memory();
+  out.set_memory_fd(place(packet, params.memory));
+  out.set_memory_bytes(params.memory_bytes);
+  out.set_userfault_device_fd(place(packet, params.userfault_device));
+  out.set_guard_fd(place(packet, params.guard));
   packet.bytes = request.SerializeAsString();
   return packet;
 }
@@ -237,6 +252,17 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
                                .swapped = in.pages().swapped(),
                                .zero = in.pages().zero()};
   }
+  if (in.mapped_memory().regions_size() > static_cast<int>(kMaxRegions)) {
+    return fail({Code::kUnavailable, "MONITOR_REPLY"},
+                "the monitor says that its memory is in %d pieces, the limit is %zu",
+                in.mapped_memory().regions_size(), kMaxRegions);
+  }
+  for (const control::MemoryRegion& region : in.mapped_memory().regions()) {
+    reply.regions.push_back({.guest_address = region.guest_address(),
+                             .size_bytes = region.size_bytes(),
+                             .file_offset = region.file_offset(),
+                             .address = region.address()});
+  }
   return reply;
 }
 
@@ -262,6 +288,8 @@ const char* exit_reason_text(ExitReason reason) {
       return "the monitor was killed";
     case ExitReason::kSyscallDenied:
       return "the monitor made a system call that is denied to it";
+    case ExitReason::kMemoryLost:
+      return "its memory could not be provided";
   }
   return "unknown";
 }

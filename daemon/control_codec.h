@@ -69,6 +69,8 @@ struct RestoreParams {
   bool record_touched = false;
   // With record_touched; invalid: there is none.
   FdRef userfault_device = {};
+  // The memory is what encode_map_memory() has had mapped, and shared.
+  bool is_mapped = false;
 };
 
 struct ConfigureParams {
@@ -125,6 +127,16 @@ struct PageQuery {
 
 enum class Command { kStart, kPause, kResume, kStop };
 
+struct MapMemoryParams {
+  // A memfd.
+  FdRef memory;
+  uint64_t memory_bytes = 0;
+  // /dev/userfaultfd.
+  FdRef userfault_device;
+  // SOCK_SEQPACKET.
+  FdRef guard;
+};
+
 ControlPacket encode_configure(uint64_t id, const ConfigureParams& params);
 ControlPacket encode_command(uint64_t id, Command command);
 ControlPacket encode_claim(uint64_t id, const ClaimParams& params);
@@ -132,6 +144,7 @@ ControlPacket encode_save(uint64_t id, const SaveParams& params);
 /// Both files have a bit for each page.
 ControlPacket encode_get_touched_pages(uint64_t id, FdRef touched, FdRef written);
 ControlPacket encode_get_pages(uint64_t id, const PageQuery& query);
+ControlPacket encode_map_memory(uint64_t id, const MapMemoryParams& params);
 ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd);
 
 /// CLOCK_MONOTONIC in ns as each step ended; 0: not reached.
@@ -183,6 +196,14 @@ struct MonitorPages {
   std::string swapped;
   std::string zero;
 };
+/// A piece of guest RAM, and where the monitor says that it has mapped it.
+struct MonitorRegion {
+  uint64_t guest_address = 0;
+  uint64_t size_bytes = 0;
+  uint64_t file_offset = 0;
+  uint64_t address = 0;
+};
+inline constexpr size_t kMaxRegions = 16;
 
 struct ControlReply {
   uint64_t id = 0;
@@ -191,12 +212,13 @@ struct ControlReply {
   std::optional<MonitorSaved> saved;
   std::optional<MonitorTouchedPages> touched_pages = {};
   std::optional<MonitorPages> pages = {};
+  std::vector<MonitorRegion> regions = {};
 };
 
 Result<ControlReply> parse_reply(std::span<const std::byte> packet);
 
 /// The numbers are mayfly.v1.ExitReason's. control.proto's are the same up to kMonitorError; its
-/// next, a denied system call, is 9 here, since 8 is the daemon's own.
+/// next, a denied system call, is 9 here, since 8 is the daemon's own, as 12 is.
 enum class ExitReason : uint8_t {
   kUnspecified = 0,
   kGuestPoweroff = 1,
@@ -208,6 +230,7 @@ enum class ExitReason : uint8_t {
   kMonitorError = 7,
   kMonitorKilled = 8,
   kSyscallDenied = 9,
+  kMemoryLost = 12,
 };
 
 /// "guest-poweroff" and so on, for people.

@@ -102,6 +102,14 @@ void to_proto(const DeniedSyscall& in, v1::DeniedSyscall* out) {
   out->set_name(seccomp::syscall_name(in.number));
 }
 
+void to_proto(const LazyMemoryView& in, v1::LazyMemory* out) {
+  out->set_complete(in.is_complete);
+  out->set_filled_bytes(in.progress.filled_bytes);
+  out->set_source_bytes(in.progress.source_bytes);
+  out->set_faults(in.progress.fault_count);
+  out->set_filled_for_faults(in.progress.filled_for_fault_count);
+}
+
 void to_proto(const JailView& in, v1::Jail* out) {
   out->set_mode(daemon::to_proto(in.mode));
   out->set_uid(in.uid);
@@ -242,6 +250,7 @@ void to_proto(const VmView& in, v1::Vm* out) {
   out->set_guest_cid(in.spec.agent ? in.spec.guest_cid : 0);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());
+  if (in.lazy_memory) to_proto(*in.lazy_memory, out->mutable_lazy_memory());
   if (in.jail) {
     to_proto(*in.jail, out->mutable_jail());
     to_proto(in.jail->limits, out->mutable_spec()->mutable_limits());

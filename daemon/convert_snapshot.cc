@@ -65,6 +65,9 @@ void to_proto(const snapshot::Manifest& in, v1::Snapshot* out) {
   }
   out->set_has_working_set(std::ranges::any_of(
       in.parts, [](const snapshot::Part& part) { return part.name == snapshot::kWorkingSetName; }));
+  if (in.find(snapshot::kCompressedMemoryName) != nullptr) {
+    out->set_compression(v1::SNAPSHOT_COMPRESSION_ZSTD);
+  }
   v1::SnapshotHost* host = out->mutable_host();
   host->set_cpu_vendor(printable(in.host.cpu_vendor, snapshot::kVendorSize));
   host->set_cpu_family(in.host.cpu_family);
@@ -87,12 +90,17 @@ Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in) {
     return fail({Code::kInvalidArgument, "SNAPSHOT_KIND"},
                 "kind: %d is none of FULL, DIFF, STATE_ONLY", static_cast<int>(in.kind()));
   }
+  if (!v1::SnapshotCompression_IsValid(in.compression())) {
+    return fail({Code::kInvalidArgument, "SNAPSHOT_COMPRESSION"}, "compression: %d is unknown",
+                static_cast<int>(in.compression()));
+  }
   return SnapshotRequest{.vm_id = in.vm_id(),
                          .snapshot_id = in.snapshot_id(),
                          .is_diff = in.kind() == v1::SNAPSHOT_KIND_DIFF,
                          .is_state_only = in.kind() == v1::SNAPSHOT_KIND_STATE_ONLY,
                          .stay_paused = in.stay_paused(),
-                         .caller_keeps_disks = in.caller_keeps_disks()};
+                         .caller_keeps_disks = in.caller_keeps_disks(),
+                         .is_compressed = in.compression() == v1::SNAPSHOT_COMPRESSION_ZSTD};
 }
 
 RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
@@ -103,6 +111,8 @@ RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
           .start = in.start(),
           .verify_memory = in.verify_memory(),
           .request_id = in.request_id(),
+          .lazy_memory = in.lazy_memory(),
+          .memory_handler = in.memory_source().handler_socket(),
           .memory_path = in.memory_path(),
           .reseed = reseed_wait(in)};
 }

@@ -163,14 +163,15 @@ HostCheck check_device(const char* name, const char* path, const char* use, cons
           .remedy = remedy};
 }
 
-HostCheck check_userfaultfd() {
-  const int error = try_userfaultfd();
-  if (error == 0)
-    return {.name = "userfaultfd", .status = CheckStatus::kOk, .detail = "allowed", .remedy = {}};
-  return {.name = "userfaultfd",
-          .status = CheckStatus::kWarning,
-          .detail = format("refused: %s", std::strerror(error)),
-          .remedy = "sudo sysctl vm.unprivileged_userfaultfd=1"};
+HostCheck check_userfaultfd(const std::string& device) {
+  const bool is_there = ::access(device.c_str(), F_OK) == 0;
+  HostCheck check = check_device("userfaultfd", device.c_str(),
+                                 "VMs cannot be restored before their memory is there", "");
+  if (check.status == CheckStatus::kOk) return check;
+  check.remedy =
+      is_there ? format("sudo setfacl -m u:%d:rw %s", static_cast<int>(::getuid()), device.c_str())
+               : "use a kernel of 6.1 or later with CONFIG_USERFAULTFD";
+  return check;
 }
 
 HostCheck check_open_files() {
@@ -204,18 +205,18 @@ HostCheck check_memory() {
       .remedy = good ? "" : "end what uses memory, or run smaller VMs"};
 }
 
-HostReport make_report(const KvmProbe& probe, const std::string& device, const JailHost& jails) {
+HostReport make_report(const KvmProbe& probe, const HostDevices& devices, const JailHost& jails) {
   HostReport report;
   const auto costs = measure_page_costs();
   report.checks = {
-      check_kvm(probe, device),
+      check_kvm(probe, devices.kvm),
       check_speed(probe),
       check_io_uring(),
       check_huge_pages(),
       check_shmem_thp(costs),
       check_page_costs(costs),
       check_device("tun", "/dev/net/tun", "guests' networks will need it", "sudo modprobe tun"),
-      check_userfaultfd(),
+      check_userfaultfd(devices.userfault),
       check_open_files(),
       check_memory(),
   };
@@ -227,10 +228,10 @@ HostReport make_report(const KvmProbe& probe, const std::string& device, const J
 
 }  // namespace
 
-HostChecker::HostChecker(std::string kvm_device, const JailHost& jails)
-    : kvm_device_(std::move(kvm_device)), jails_(jails) {
+HostChecker::HostChecker(HostDevices devices, const JailHost& jails)
+    : devices_(std::move(devices)), jails_(jails) {
   prober_ = std::thread([this] {
-    KvmProbe probe = probe_kvm(kvm_device_);
+    KvmProbe probe = probe_kvm(devices_.kvm);
     {
       std::lock_guard lock(mutex_);
       probe_ = std::move(probe);
@@ -249,10 +250,10 @@ Result<KvmProbe> HostChecker::wait_probe(const Call& call) {
 
 Result<HostReport> HostChecker::report(bool refresh, const Call& call) {
   KvmProbe probe = TRY(wait_probe(call));
-  if (refresh && !probe.ns_per_instruction) probe = probe_kvm(kvm_device_);
+  if (refresh && !probe.ns_per_instruction) probe = probe_kvm(devices_.kvm);
   std::lock_guard lock(mutex_);
   probe_ = probe;
-  if (!report_ || refresh) report_ = make_report(probe, kvm_device_, jails_);
+  if (!report_ || refresh) report_ = make_report(probe, devices_, jails_);
   return *report_;
 }
 

@@ -36,10 +36,15 @@ struct HostReport {
   bool runs_linux_guests = false;
 };
 
+struct HostDevices {
+  std::string kvm;
+  std::string userfault;
+};
+
 class HostChecker {
  public:
   /// Begins the probe on a thread of its own.
-  HostChecker(std::string kvm_device, const JailHost& jails);
+  HostChecker(HostDevices devices, const JailHost& jails);
   ~HostChecker();
 
   /// Any thread. The report is kept; `refresh` looks again, save for the KVM probe where that
@@ -53,7 +58,7 @@ class HostChecker {
  private:
   Result<KvmProbe> wait_probe(const Call& call);
 
-  const std::string kvm_device_;
+  const HostDevices devices_;
   const JailHost& jails_;
   std::mutex mutex_;
   std::condition_variable probed_;

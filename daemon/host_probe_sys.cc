@@ -5,10 +5,8 @@
 
 #include <cerrno>
 
-#include <fcntl.h>
 #include <linux/io_uring.h>
 #include <linux/seccomp.h>
-#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -22,12 +20,6 @@ int try_io_uring() {
   // `ring`.
   const Fd ring(static_cast<int>(::syscall(SYS_io_uring_setup, 2, &params)));
   return ring.valid() ? 0 : errno;
-}
-
-int try_userfaultfd() {
-  // SAFETY: takes flags only.
-  const Fd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY)));
-  return fd.valid() ? 0 : errno;
 }
 
 int try_seccomp() {

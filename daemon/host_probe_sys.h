@@ -6,7 +6,6 @@
 namespace mayfly::daemon {
 
 int try_io_uring();
-int try_userfaultfd();
 int try_seccomp();
 /// In a child, by fork: before there are threads.
 int try_user_namespace();

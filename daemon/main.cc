@@ -44,6 +44,7 @@ struct Flags {
   std::string cgroup_parent;
   std::string agent_initrd;
   std::string kvm_device = "/dev/kvm";
+  std::string userfault_device = "/dev/userfaultfd";
   int private_fd = -1;
   bool verbose = false;
   // The socket's directory is ours, to be removed at the end.
@@ -162,7 +163,8 @@ Result<> serve(Flags& flags, FdRef signals) {
   const auto server =
       TRY(Server::create({.socket_path = flags.socket,
                           .agent_initrd = flags.agent_initrd,
-                          .kvm_device = flags.kvm_device},
+                          .kvm_device = flags.kvm_device,
+                          .userfault_device = flags.userfault_device},
                          {std::move(state_dir), std::move(snapshots)}, std::move(jails)));
   log(LogLevel::kInfo, "serving on unix:%s, state in %s, snapshots in %s", flags.socket.c_str(),
       flags.state_dir.c_str(), flags.snapshot_dir.c_str());
@@ -221,6 +223,9 @@ int main(int argc, char** argv) {
       "--agent-initrd", flags.agent_initrd,
       "the agent's initrd (default: guest/agent.cpio beside this program, if it is there)");
   app.add_option("--kvm-device", flags.kvm_device, "the KVM device")->capture_default_str();
+  app.add_option("--userfault-device", flags.userfault_device,
+                 "the device that lets a VM run before its memory is there")
+      ->capture_default_str();
   app.add_option("--private", flags.private_fd,
                  "serve one client: say `ready unix:PATH` on this inherited descriptor, and end "
                  "when its other "

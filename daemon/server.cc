@@ -25,6 +25,8 @@ namespace {
 
 // A call that waits holds a thread; calls above this are refused with RESOURCE_EXHAUSTED.
 constexpr int kMaxThreads = 4096;
+// That fill memories.
+constexpr size_t kLazyThreads = 2;
 // Every wait has ended by then; what remains is answers on their way, and clients that stay
 // connected.
 constexpr auto kDrainCalls = std::chrono::milliseconds(200);
@@ -35,7 +37,7 @@ class ServerImpl final : public Server {
              std::unique_ptr<Reactor> reactor)
       : dirs_(std::move(dirs)),
         jails_(std::move(jails)),
-        checker_(options.kvm_device, *jails_),
+        checker_({options.kvm_device, options.userfault_device}, *jails_),
         events_(random_token()),
         reactor_(std::move(reactor)),
         environment_{.reactor = *reactor_,
@@ -43,11 +45,12 @@ class ServerImpl final : public Server {
                      .vms_dir = dirs_.state->vms_dir(),
                      .jails = *jails_,
                      .agent_initrd = options.agent_initrd,
-                     .kvm_path = options.kvm_device},
+                     .kvm_path = options.kvm_device,
+                     .userfault_path = options.userfault_device},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
         shells_(environment_),
         templates_(shells_),
-        snapshots_(manager_, *dirs_.snapshots, templates_, events_,
+        snapshots_(manager_, *dirs_.snapshots, {templates_, lazy_}, events_,
                    [device = options.kvm_device] { return describe_host(device); }),
         exports_(*reactor_, dirs_.state->path() + "/exports"),
         memory_(manager_, exports_),
@@ -119,6 +122,7 @@ class ServerImpl final : public Server {
   HostChecker checker_;
   EventLog events_;
   const std::unique_ptr<Reactor> reactor_;
+  LazyServer lazy_{kLazyThreads};
   const VmEnvironment environment_;
   VmManager manager_;
   ShellPool shells_;

@@ -21,6 +21,7 @@ struct ServerOptions {
   // Empty: VMs without the agent only.
   std::string agent_initrd;
   std::string kvm_device;
+  std::string userfault_device;
 };
 
 /// What a daemon has of the host's directories.

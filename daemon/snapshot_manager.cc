@@ -80,7 +80,12 @@ Result<SnapshotOutcome> SnapshotManager::create(const SnapshotRequest& request, 
                   view.spec.memory_mib << 20);
   const Call patience = job.call(call);
   auto saved = save(*vm, request, view,
-                    {.writer = *writer, .disks = disks, .call = patience, .job = job}, stopwatch);
+                    {.writer = *writer,
+                     .disks = disks,
+                     .call = patience,
+                     .job = job,
+                     .is_compressed = request.is_compressed},
+                    stopwatch);
   if (!saved) {
     // Before it is told: nothing of it is left.
     writer.reset();
@@ -113,11 +118,13 @@ Result<snapshot::Digest> SnapshotManager::write_saved_memory(
   SavedMemory memory = TRY(SavedMemory::open(saved, memory_bytes, sink.call,
                                              [&](uint64_t offset) { sink.job.reached(offset); }));
   const auto written = TRY(snapshot::write_memory(
-      {.file = TRY(sink.writer.create_part(snapshot::kMemoryName)),
+      {.file = TRY(sink.writer.create_part(sink.is_compressed ? snapshot::kCompressedMemoryName
+                                                              : snapshot::kMemoryName)),
        .ram = memory,
        .memory_bytes = memory_bytes,
        .parent_digest = parent ? parent->memory_digest : snapshot::Digest{},
-       .dirty = parent ? memory.changed_pages() : std::span<const uint64_t>()}));
+       .dirty = parent ? memory.changed_pages() : std::span<const uint64_t>(),
+       .is_compressed = sink.is_compressed}));
   const snapshot::Sealed index = TRY(snapshot::encode_index(written.index));
   TRY(sink.writer.write_part(snapshot::kMemoryIndexName, index));
   return index.digest;

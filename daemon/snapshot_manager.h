@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "daemon/call.h"
 #include "daemon/huge_pages_sys.h"
+#include "daemon/lazy_server.h"
 #include "daemon/snapshot_jobs.h"
 #include "daemon/snapshot_store.h"
 #include "daemon/template_store.h"
@@ -36,6 +37,7 @@ struct SnapshotRequest {
   bool is_state_only = false;
   bool stay_paused = false;
   bool caller_keeps_disks = false;
+  bool is_compressed = false;
 };
 
 struct SnapshotOutcome {
@@ -83,6 +85,9 @@ struct RestoreVmPlan {
   bool start = false;
   bool verify_memory = false;
   std::string request_id = {};
+  // Not both.
+  bool lazy_memory = false;
+  std::string memory_handler = {};
   // Of a STATE_ONLY: a file with its memory.
   std::string memory_path = {};
   ReseedWait reseed = {};
@@ -139,15 +144,26 @@ struct TemplateOutcome {
   PhaseTimes times;
 };
 
+/// Where memory comes from besides snapshots' files; both outlive the manager.
+struct MemoryPlaces {
+  TemplateStore& templates;
+  LazyServer& lazy;
+};
+
 class SnapshotManager {
  public:
   /// Looks at the host that VMs are restored on.
   using HostLook = std::function<Result<snapshot::HostDescription>()>;
 
   /// All outlive it. The host is looked at when it is first needed.
-  SnapshotManager(VmManager& vms, SnapshotStore& store, TemplateStore& templates, EventLog& events,
+  SnapshotManager(VmManager& vms, SnapshotStore& store, MemoryPlaces places, EventLog& events,
                   HostLook look)
-      : vms_(vms), store_(store), templates_(templates), jobs_(events), look_(std::move(look)) {}
+      : vms_(vms),
+        store_(store),
+        templates_(places.templates),
+        lazy_(places.lazy),
+        jobs_(events),
+        look_(std::move(look)) {}
 
   Result<SnapshotOutcome> create(const SnapshotRequest& request, const Call& call);
   /// As SnapshotJobs::cancel().
@@ -182,9 +198,11 @@ class SnapshotManager {
 
  private:
   /// Where VMs that go on from a snapshot have its memory.
-  enum class MemoryPlace { kFile, kVerifiedFile, kResident };
+  enum class MemoryPlace { kFile, kVerifiedFile, kResident, kMissing, kHandler };
   Result<PreparedMachine> prepare_snapshot(const RestoreVmPlan& plan, MemoryPlace place,
                                            const Call& call, Stopwatch& stopwatch);
+  Result<> place_memory(PreparedMachine& machine, snapshot::Chain chain, const RestoreVmPlan& plan,
+                        MemoryPlace place);
   Result<PreparedMachine> prepare(const RestoreVmPlan& plan, const Call& call,
                                   Stopwatch& stopwatch);
   /// How long the answer is held.
@@ -198,6 +216,7 @@ class SnapshotManager {
     std::span<const DiskCapture> disks;
     const Call& call;
     SnapshotJob& job;
+    bool is_compressed = false;
   };
   Result<SavedVm> save(Vm& vm, const SnapshotRequest& request, const VmView& view, const Sink& sink,
                        Stopwatch& stopwatch);
@@ -215,6 +234,7 @@ class SnapshotManager {
   VmManager& vms_;
   SnapshotStore& store_;
   TemplateStore& templates_;
+  LazyServer& lazy_;
   SnapshotJobs jobs_;
   const HostLook look_;
   std::mutex mutex_;

@@ -117,6 +117,11 @@ TEST_CASE("a failed restore leaves no process, directory, descriptor or id") {
     CHECK(rig.manager->vm_count() == 0);
   };
   fails("SNAPSHOT_NOT_FOUND", {.snapshot_id = "none"});
+  // The fake maps nothing, and says that it has.
+  fails("MONITOR_REPLY", {.snapshot_id = "s", .lazy_memory = true});
+  fails("MONITOR_REPLY", {.snapshot_id = "s", .memory_handler = "/none"});
+  fails("SOCKET_PATH", {.snapshot_id = "s", .memory_handler = "none"});
+  fails("MEMORY_SOURCE", {.snapshot_id = "s", .lazy_memory = true, .memory_handler = "/none"});
   fails("ID_BAD", {.snapshot_id = "../s"});
   fails("STATE_KIND", {.snapshot_id = "r"});
   RestoreVmPlan disk{.snapshot_id = "s"};

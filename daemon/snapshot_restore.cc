@@ -2,6 +2,7 @@
 //
 // How VMs go on from snapshots and from each other: everything is looked at before a process
 // exists.
+#include "daemon/handler_source.h"
 #include "daemon/random.h"
 #include "daemon/resident_memory.h"
 #include "daemon/saved_memory.h"
@@ -140,12 +141,12 @@ Result<PreparedMachine> SnapshotManager::prepare_snapshot(const RestoreVmPlan& p
   const SnapshotHold hold = store_.hold(id);
   (void)TRY(store_.get(id));
   const FdRef directory = TRY(store_.directory());
-  const auto chain = TRY(snapshot::Chain::open(directory, id));
+  auto chain = TRY(snapshot::Chain::open(directory, id));
   const snapshot::Manifest& manifest = chain.newest().manifest();
   TRY(check_host(manifest.host));
   VmSpec spec = TRY(spec_of(manifest.machine));
   stopwatch.lap("open-snapshot");
-  TRY(check_memory(chain.newest(), plan.memory_path));
+  if (place != MemoryPlace::kHandler) TRY(check_memory(chain.newest(), plan.memory_path));
   if (place == MemoryPlace::kVerifiedFile) {
     TRY(chain.verify_memory());
     TRY(chain.newest().verify_disks([&] { return call.check("reading the disks"); }));
@@ -154,35 +155,47 @@ Result<PreparedMachine> SnapshotManager::prepare_snapshot(const RestoreVmPlan& p
   if (place == MemoryPlace::kResident) {
     TRY(chain.newest().verify_disks([&] { return call.check("reading the disks"); }));
   }
-  const bool in_one_file = chain.snapshots().size() == 1 && place != MemoryPlace::kResident;
-  ResidentMemory memory;
-  if (!plan.memory_path.empty()) {
-    memory.file = TRY(open_memory_file(plan.memory_path, manifest.machine.memory_bytes));
-  } else if (in_one_file) {
-    memory.file = TRY(Fd::duplicate(chain.newest().memory()));
-  } else {
-    memory = TRY(make_resident(chain));
-  }
-  MemoryPlans plans;
-  if (const auto& touched = chain.newest().working_set()) {
-    const uint32_t faults = TRY(page_costs()).faults_of_copy();
-    plans = {*touched, {.faults_of_copy = faults, .huge_chunks = memory.huge_chunks}};
-  }
+  PreparedMachine prepared{.source = {.state = TRY(state_file(chain.newest().state())),
+                                      .memory = {},
+                                      .layers = {},
+                                      .disks = TRY(disks_of(chain.newest())),
+                                      .disk_directory = directory,
+                                      .base = std::nullopt,
+                                      .origin = id},
+                           .spec = std::move(spec)};
+  TRY(place_memory(prepared, std::move(chain), plan, place));
   stopwatch.lap("memory");
-  std::optional<BaseSnapshot> base;
-  if (const auto& index = chain.newest().index()) {
-    base = BaseSnapshot{.id = id, .memory_digest = index->digest};
+  return prepared;
+}
+
+Result<> SnapshotManager::place_memory(PreparedMachine& machine, snapshot::Chain chain,
+                                       const RestoreVmPlan& plan, MemoryPlace place) {
+  // Whose memory it is says RestoreVm.
+  if (place == MemoryPlace::kHandler) return {};
+  const snapshot::Snapshot& newest = chain.newest();
+  if (const auto& index = newest.index()) {
+    machine.source.base = BaseSnapshot{.id = machine.source.origin, .memory_digest = index->digest};
   }
-  return PreparedMachine{.source = {.state = TRY(state_file(chain.newest().state())),
-                                    .memory = std::move(memory.file),
-                                    .layers = {},
-                                    .disks = TRY(disks_of(chain.newest())),
-                                    .disk_directory = directory,
-                                    .base = std::move(base),
-                                    .origin = id,
-                                    .plans = std::move(plans)},
-                         .spec = std::move(spec),
-                         .huge_chunks = std::move(memory.huge_chunks)};
+  if (!plan.memory_path.empty()) {
+    machine.source.memory =
+        TRY(open_memory_file(plan.memory_path, newest.manifest().machine.memory_bytes));
+  } else if (place == MemoryPlace::kMissing) {
+    machine.source.missing = lazy_.source(std::move(chain));
+    return {};
+  } else if (chain.snapshots().size() == 1 && place != MemoryPlace::kResident &&
+             !newest.is_compressed()) {
+    machine.source.memory = TRY(Fd::duplicate(newest.memory()));
+  } else {
+    ResidentMemory memory = TRY(make_resident(chain));
+    machine.source.memory = std::move(memory.file);
+    machine.huge_chunks = std::move(memory.huge_chunks);
+  }
+  if (const auto& touched = newest.working_set()) {
+    const uint32_t faults = TRY(page_costs()).faults_of_copy();
+    machine.source.plans = {*touched,
+                            {.faults_of_copy = faults, .huge_chunks = machine.huge_chunks}};
+  }
+  return {};
 }
 
 Result<PreparedMachine> SnapshotManager::prepare_vm(const ClonePlan& plan, const Call& call) {
@@ -249,9 +262,30 @@ Result<PreparedMachine> SnapshotManager::prepare(const RestoreVmPlan& plan, cons
     return fail({Code::kInvalidArgument, "MEMORY_PATH"},
                 "memory_path: the template %s has its memory", plan.template_id.c_str());
   }
+  const bool is_handled = !plan.memory_handler.empty();
+  const bool is_there = !plan.template_id.empty() || !plan.memory_path.empty();
+  if ((plan.lazy_memory && is_handled) || ((plan.lazy_memory || is_handled) && is_there)) {
+    return fail({Code::kInvalidArgument, "MEMORY_SOURCE"},
+                "memory_source, lazy_memory: one of them, and neither with a template nor with a "
+                "memory_path");
+  }
+  if ((plan.lazy_memory || is_handled) && plan.overrides.record_working_set) {
+    return fail({Code::kInvalidArgument, "RECORD_SOURCE"},
+                "overrides.record_working_set: of a VM whose memory is there when it starts, not "
+                "with lazy_memory or memory_source");
+  }
   if (!plan.template_id.empty()) return templates_.find(plan.template_id);
-  return prepare_snapshot(
-      plan, plan.verify_memory ? MemoryPlace::kVerifiedFile : MemoryPlace::kFile, call, stopwatch);
+  if (is_handled) {
+    auto handler = TRY(handler_source(vms_.environment().reactor, plan.memory_handler, plan.vm_id));
+    PreparedMachine machine = TRY(prepare_snapshot(plan, MemoryPlace::kHandler, call, stopwatch));
+    machine.source.missing = std::move(handler);
+    return machine;
+  }
+  return prepare_snapshot(plan,
+                          plan.lazy_memory     ? MemoryPlace::kMissing
+                          : plan.verify_memory ? MemoryPlace::kVerifiedFile
+                                               : MemoryPlace::kFile,
+                          call, stopwatch);
 }
 
 Result<VmOutcome> SnapshotManager::restore(const RestoreVmPlan& plan, const Call& call) {

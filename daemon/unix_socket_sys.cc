@@ -128,6 +128,32 @@ Result<std::optional<size_t>> receive_packet(FdRef socket, std::span<std::byte> 
   }
 }
 
+Result<Fd> receive_descriptor(FdRef socket) {
+  char byte = 0;
+  iovec part = {.iov_base = &byte, .iov_len = sizeof(byte)};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control = {};
+  msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t size = ::recvmsg(socket.number(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  // Room for one: the kernel drops what else came.
+  const cmsghdr* header = size < 0 ? nullptr : CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
+      header->cmsg_len != CMSG_LEN(sizeof(int))) {
+    return fail({Code::kUnavailable, "DESCRIPTOR_MISSING"},
+                "no descriptor came from the other end");
+  }
+  int number = -1;
+  // SAFETY: the header says that one descriptor follows it.
+  std::memcpy(&number, CMSG_DATA(header), sizeof(number));
+  Fd descriptor(number);
+  if (size == 1 && (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0) return descriptor;
+  return fail({Code::kUnavailable, "DESCRIPTOR_MISSING"},
+              "more than one byte and one descriptor came from the other end");
+}
+
 Result<uid_t> peer_uid(FdRef socket) {
   ucred credentials = {};
   socklen_t size = sizeof(credentials);

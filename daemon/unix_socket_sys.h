@@ -37,6 +37,10 @@ Result<> send_packet(FdRef socket, std::span<const std::byte> bytes, std::span<c
 /// Descriptors that come with it are closed; a packet larger than the buffer is an error.
 Result<std::optional<size_t>> receive_packet(FdRef socket, std::span<std::byte> buffer);
 
+/// The one descriptor of a packet of one byte that is there; never blocks. Hostile: whatever it is,
+/// it is one.
+Result<Fd> receive_descriptor(FdRef socket);
+
 /// The user id of the process that connected the other end.
 Result<uid_t> peer_uid(FdRef socket);
 

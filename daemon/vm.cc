@@ -36,8 +36,10 @@ Vm::Vm(const VmEnvironment& environment, VmIdentity identity, VmSpec spec)
       cmdline_(compose_cmdline(spec_)),
       create_unix_us_(unix_now_us()) {}
 
-// The body's hooks use all the rest.
-Vm::~Vm() { body_.reset(); }
+Vm::~Vm() {
+  end_fill();
+  body_.reset();  // Its hooks use all the rest.
+}
 
 Result<> Vm::start(const Call& call, Stopwatch& stopwatch) {
   return change("start", VmState::kCreated, VmState::kRunning, Command::kStart, call, stopwatch);
@@ -223,6 +225,9 @@ VmView Vm::view_locked() const {
       .template_id = template_id_,
       .copied_bytes = copied_bytes_,
       .from_shell = from_shell_,
+      .lazy_memory = fill_ ? std::optional(LazyMemoryView{.progress = fill_->progress(),
+                                                          .is_complete = !is_memory_missing_})
+                           : std::nullopt,
   };
 }
 
@@ -396,7 +401,7 @@ void Vm::set_guest(GuestInfo guest) {
   }
 }
 
-void Vm::on_monitor_end(VmBody& body, MonitorEnd end) {
+VmExit Vm::describe_end(const VmBody& body, MonitorEnd end) const {
   VmExit exit{
       .reason = ExitReason::kMonitorError,
       .detail = {},
@@ -407,39 +412,46 @@ void Vm::on_monitor_end(VmBody& body, MonitorEnd end) {
       .denied_syscall = std::nullopt,
       .unix_us = unix_now_us(),
   };
+  if (end.report) {
+    exit.reason = end.report->reason;
+    exit.detail = end.report->detail;
+    exit.stats = end.report->stats;
+    exit.denied_syscall = end.report->denied_syscall;
+  } else if (memory_failure_) {
+    exit.reason = ExitReason::kMemoryLost;
+    exit.detail = memory_failure_->reason() + ": " + memory_failure_->message();
+  } else if (exit.signal == SIGSYS) {
+    // Its filter stopped it where it could not say so any more.
+    exit.reason = ExitReason::kSyscallDenied;
+  } else if (exit.signal == SIGKILL && stop_asked_) {
+    exit.reason = ExitReason::kHostStop;
+    exit.detail = "killed";
+  } else if (exit.signal != 0) {
+    exit.reason = ExitReason::kMonitorKilled;
+    exit.detail = format("signal %d ended the monitor", exit.signal);
+    if (exit.signal == SIGKILL && body.jail().killed_for_memory()) {
+      exit.detail +=
+          format("; the kernel, for want of memory: its limit is %llu MiB",
+                 static_cast<unsigned long long>(body.jail().view().limits.memory_mib.value_or(0)));
+    }
+  } else {
+    exit.detail = format("the monitor exited with status %d and left no report", exit.exit_status);
+  }
+  if (exit.denied_syscall && exit.detail.empty()) {
+    exit.detail = format("system call %u of thread %s", exit.denied_syscall->number,
+                         exit.denied_syscall->thread.c_str());
+  }
+  return exit;
+}
+
+void Vm::on_monitor_end(VmBody& body, MonitorEnd end) {
   {
     std::lock_guard lock(mutex_);
-    if (end.report) {
-      exit.reason = end.report->reason;
-      exit.detail = end.report->detail;
-      exit.stats = end.report->stats;
-      exit.denied_syscall = end.report->denied_syscall;
-    } else if (exit.signal == SIGSYS) {
-      // Its filter stopped it where it could not say so any more.
-      exit.reason = ExitReason::kSyscallDenied;
-    } else if (exit.signal == SIGKILL && stop_asked_) {
-      exit.reason = ExitReason::kHostStop;
-      exit.detail = "killed";
-    } else if (exit.signal != 0) {
-      exit.reason = ExitReason::kMonitorKilled;
-      exit.detail = format("signal %d ended the monitor", exit.signal);
-      if (exit.signal == SIGKILL && body.jail().killed_for_memory()) {
-        exit.detail += format(
-            "; the kernel, for want of memory: its limit is %llu MiB",
-            static_cast<unsigned long long>(body.jail().view().limits.memory_mib.value_or(0)));
-      }
-    } else {
-      exit.detail =
-          format("the monitor exited with status %d and left no report", exit.exit_status);
-    }
-    if (exit.denied_syscall && exit.detail.empty()) {
-      exit.detail = format("system call %u of thread %s", exit.denied_syscall->number,
-                           exit.denied_syscall->thread.c_str());
-    }
-    exit_ = std::move(exit);
+    exit_ = describe_end(body, std::move(end));
     busy_ = false;
     memory_.file.reset();
     disks_.clear();
+    if (fill_) fill_->stop();
     // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one
     // that was.
     if (!published_) {

@@ -90,8 +90,8 @@ class Vm final : private BodyOwner {
   Result<MemoryView> memory_view() const;
   /// Asks the monitor, in whatever state the VM is.
   Result<PageStretch> look_at_pages(const PageQuery& query, const Call& call);
-  /// The memory's file, which cannot be written through the descriptor.
-  Result<Fd> open_memory(const Call& call) const;
+  /// The memory's file, which cannot be written through the descriptor; once all of it is there.
+  Result<Fd> open_memory(const Call& call);
   /// Agent, then monitor, then SIGKILL. Only `call` can end it before the VM is STOPPED.
   Result<> stop(std::chrono::milliseconds grace, const Call& call, Stopwatch& stopwatch);
   void kill();
@@ -128,6 +128,7 @@ class Vm final : private BodyOwner {
   Result<> claim_shell(const Resources& resources, const LaunchPlan& plan, const Call& call,
                        Stopwatch& stopwatch);
   Result<> make_body(const Resources& resources, Stopwatch& stopwatch);
+  Result<> map_memory(FdRef memory, MemorySource& source, const Call& call);
   ConfigureParams configure_params(const Resources& resources, const LaunchPlan& plan) const;
   std::vector<ConfigureDisk> configure_disks(const Resources& resources) const;
   Result<> run_monitor(const Resources& resources, const LaunchPlan& plan, const Call& call,
@@ -145,6 +146,7 @@ class Vm final : private BodyOwner {
   void release();
   Error stopped_error(const char* what) const;
   Result<> command(Command command, const char* what, VmState from, VmState to, const Call& call);
+  Result<> wait_memory(const Call& call, Stopwatch& stopwatch);
   Result<VmState> begin_save(const Call& call);
   Result<SavedVm> save_stopped(const SavePlan& plan, VmState before, const Call& call,
                                Stopwatch& stopwatch);
@@ -159,7 +161,10 @@ class Vm final : private BodyOwner {
   void on_hello(const VmBody& body, const AgentHello& hello);
   void on_reseeded(const AgentReseeded& reseeded);
   void set_guest(GuestInfo guest);
+  void on_memory_end(Result<> result);
   void on_monitor_end(VmBody& body, MonitorEnd end) override;
+  VmExit describe_end(const VmBody& body, MonitorEnd end) const;
+  void end_fill();
   VmView view_locked() const;
   void emit(decltype(Event::what) what);
   void emit_exit();
@@ -192,6 +197,11 @@ class Vm final : private BodyOwner {
   // Their files go with the monitor.
   VmMemory memory_;
   std::vector<WritableDisk> disks_;
+  // Of a VM whose memory comes as it runs: whether any is still missing, and why it never will be
+  // complete.
+  bool is_memory_missing_ = false;
+  std::optional<Error> memory_failure_;
+  std::unique_ptr<MemoryFill> fill_;
 
   // Constant once launch() has begun to build.
   std::string restored_from_;
@@ -202,6 +212,8 @@ class Vm final : private BodyOwner {
   // Set by launch(), before its hooks can run, and constant once published_. After a failure there
   // is none.
   std::unique_ptr<VmBody> body_;
+  // Keeps a monitor whose memory is missing alive, and tells it when that is over.
+  Fd guard_;
 };
 
 }  // namespace mayfly::daemon

@@ -38,6 +38,7 @@ struct VmEnvironment {
   JailHost& jails;
   std::string agent_initrd;
   std::string kvm_path = "/dev/kvm";
+  std::string userfault_path = "/dev/userfaultfd";
 };
 
 class VmBody;

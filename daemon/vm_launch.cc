@@ -56,8 +56,10 @@ Result<std::vector<WritableDisk>> writable(const VmSpec& spec, const SpecFiles& 
 }
 
 RestoreParams restore_params(const RestoreSource& source, const VmSpec& spec) {
-  RestoreParams params{
-      .state = source.state.ref(), .layers = {}, .generation_id = random_bytes(kGenerationIdBytes)};
+  RestoreParams params{.state = source.state.ref(),
+                       .layers = {},
+                       .generation_id = random_bytes(kGenerationIdBytes),
+                       .is_mapped = source.missing != nullptr};
   for (const PageLayer& layer : source.layers) {
     params.layers.push_back({.memory = layer.memory.ref(), .pages = layer.pages.ref()});
   }
@@ -125,15 +127,18 @@ Result<> Vm::open(Resources& resources, const LaunchPlan& plan, const Call& call
   resources.files = source == nullptr ? TRY(open_files(spec_, environment_.agent_initrd))
                                       : TRY(open_disks(spec_));
   if (source != nullptr) TRY(make_own_disks(spec_, *source, resources.files, call));
-  resources.memory = source == nullptr ? TRY(Fd::memfd("mayfly-guest", spec_.memory_mib << 20))
-                                       : TRY(Fd::duplicate(source->memory.ref()));
+  // What comes later is the VM's own, as that of one that boots.
+  const bool is_own = source == nullptr || source->missing != nullptr;
+  resources.memory = is_own ? TRY(Fd::memfd("mayfly-guest", spec_.memory_mib << 20))
+                            : TRY(Fd::duplicate(source->memory.ref()));
   VmMemory memory{.file = TRY(Fd::duplicate(resources.memory.ref())),
-                  .is_private = source != nullptr,
-                  .is_sealed = source != nullptr,
-                  .base = source == nullptr ? std::nullopt : source->base};
+                  .is_private = !is_own,
+                  .is_sealed = !is_own,
+                  .base = is_own ? std::nullopt : source->base};
   std::vector<WritableDisk> disks = TRY(writable(spec_, resources.files));
   std::lock_guard lock(mutex_);
   memory_ = std::move(memory);
+  is_memory_missing_ = source != nullptr && source->missing != nullptr;
   disks_ = std::move(disks);
   if (source != nullptr) {
     restored_from_ = source->origin;
@@ -231,6 +236,10 @@ Result<> Vm::run_monitor(const Resources& resources, const LaunchPlan& plan, con
   }
   TRY(body_->launch());
   stopwatch.lap("spawn");
+  if (plan.source != nullptr && plan.source->missing) {
+    TRY(map_memory(resources.memory.ref(), *plan.source->missing, call));
+    stopwatch.lap("map-memory");
+  }
   // Invalid: there is none, or nothing is recorded.
   Fd userfault_device;
   if (spec_.record_working_set) {
@@ -239,9 +248,14 @@ Result<> Vm::run_monitor(const Resources& resources, const LaunchPlan& plan, con
   ConfigureParams params = configure_params(resources, plan);
   params.kvm = kvm.ref();
   if (params.restore) params.restore->userfault_device = userfault_device.ref();
-  const ControlReply reply = TRY(body_->configure(std::move(params), call));
-  if (reply.phases) {
-    const MonitorPhases& phases = *reply.phases;
+  const auto reply = body_->configure(std::move(params), call);
+  if (!reply) {
+    // One that was killed for its memory's sake has not said why.
+    std::lock_guard lock(mutex_);
+    return std::unexpected(memory_failure_ ? *memory_failure_ : reply.error());
+  }
+  if (reply->phases) {
+    const MonitorPhases& phases = *reply->phases;
     add_laps({{"monitor-start", phases.main_ns},
               {"receive", phases.received_ns},
               {"memory", phases.memory_ns},
@@ -257,6 +271,7 @@ Result<> Vm::run_monitor(const Resources& resources, const LaunchPlan& plan, con
 }
 
 void Vm::abandon() {
+  end_fill();
   body_.reset();  // Killed and reaped, no hook runs any more.
   {
     std::lock_guard lock(mutex_);

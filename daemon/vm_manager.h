@@ -86,6 +86,7 @@ class VmManager {
   std::vector<VmPin> pins(const std::string& after, size_t count) {
     return registry_.list(after, count);
   }
+  const VmEnvironment& environment() const { return environment_; }
   size_t vm_count() const { return registry_.size(); }
   size_t running_count();
 

@@ -7,10 +7,12 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "daemon/memory_plan.h"
+#include "daemon/memory_source.h"
 #include "daemon/spec.h"
 #include "snapshot/digest.h"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -59,7 +61,7 @@ struct DiskCapture {
 struct RestoreSource {
   /// The part `state`, as our own encoder wrote it.
   Fd state;
-  /// Nobody writes it any more.
+  /// Nobody writes it any more; with `missing` there is none.
   Fd memory;
   std::vector<PageLayer> layers;
   /// What was on its disks, by place; invalid or not there where nothing was captured.
@@ -75,6 +77,8 @@ struct RestoreSource {
   uint64_t template_number = 0;
   /// Which of its memory a VM copies, by its policy.
   MemoryPlans plans = {};
+  /// Of one VM only: its memory comes from here once it runs.
+  std::unique_ptr<MemorySource> missing = nullptr;
 };
 
 /// A machine to go on from, and what a VM of it is like but for the overrides.

@@ -64,8 +64,10 @@ Result<PageStretch> Vm::look_at_pages(const PageQuery& query, const Call& call) 
   return stretch;
 }
 
-Result<Fd> Vm::open_memory(const Call& call) const {
+Result<Fd> Vm::open_memory(const Call& call) {
   TRY(wait_created(call));
+  Stopwatch stopwatch;
+  TRY(wait_memory(call, stopwatch));
   std::lock_guard lock(mutex_);
   if (state_ == VmState::kStopped) return std::unexpected(stopped_error("export the memory of"));
   return reopen_for_reading(memory_.file.ref());

@@ -39,6 +39,7 @@ Result<> seal_memfd(FdRef memfd) {
 
 Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stopwatch) {
   TRY(wait_created(call));
+  TRY(wait_memory(call, stopwatch));
   const VmState before = TRY(begin_save(call));
   stopwatch.lap("queue");
   auto shared = before == VmState::kRunning ? share_disks(plan) : Result<>();
@@ -65,6 +66,17 @@ Result<SavedVm> Vm::save(const SavePlan& plan, const Call& call, Stopwatch& stop
   }
   if (saved) saved->stopped_us = (monotonic_ns() - stop_ns) / 1000;
   return saved;
+}
+
+// A memory that is not whole has nothing to be saved.
+Result<> Vm::wait_memory(const Call& call, Stopwatch& stopwatch) {
+  std::unique_lock lock(mutex_);
+  if (!is_memory_missing_ || state_ == VmState::kStopped) return {};
+  if (fill_) fill_->hurry();
+  TRY(call.wait(lock, changed_, "waiting until the VM has all of its memory",
+                [&] { return !is_memory_missing_ || state_ == VmState::kStopped; }));
+  stopwatch.lap("fill");
+  return {};
 }
 
 Result<VmState> Vm::begin_save(const Call& call) {

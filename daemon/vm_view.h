@@ -5,6 +5,7 @@
 
 #include "daemon/control_codec.h"
 #include "daemon/jail.h"
+#include "daemon/memory_source.h"
 #include "daemon/spec.h"
 
 #include <cstdint>
@@ -49,6 +50,11 @@ struct VmExit {
   int64_t unix_us = 0;
 };
 
+struct LazyMemoryView {
+  FillProgress progress;
+  bool is_complete = false;
+};
+
 struct VmView {
   std::string id;
   std::string incarnation;
@@ -70,6 +76,8 @@ struct VmView {
   uint64_t copied_bytes = 0;
   // One that had waited was claimed for it.
   bool from_shell = false;
+  // Of a VM whose memory came, or comes, as it runs.
+  std::optional<LazyMemoryView> lazy_memory;
 };
 
 struct Phase {

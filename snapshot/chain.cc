@@ -81,6 +81,12 @@ Result<Chain> Chain::open(FdRef store, const std::string& name) {
   return chain;
 }
 
+std::vector<MemoryLayer> Chain::layers() const {
+  std::vector<MemoryLayer> layers;
+  for (size_t i = snapshots_.size(); i > 0; --i) layers.push_back(snapshots_[i - 1].layer());
+  return layers;
+}
+
 LayeredMemory Chain::memory(size_t count) const {
   CHECK(count > 0 && count <= snapshots_.size());
   std::vector<MemoryLayer> layers;
@@ -123,12 +129,15 @@ Result<> merge(const Merge& what, SnapshotWriter& writer) {
   LayeredMemory memory = what.chain.memory(what.count);
   const std::vector<uint64_t> known = memory.known_pages();
   AskedMemory asked(memory, what.go_on);
+  const bool compressed = what.chain.newest().is_compressed();
+  const char* name = compressed ? kCompressedMemoryName : kMemoryName;
   const WrittenMemory written =
-      TRY(write_memory({.file = TRY(writer.create_part(kMemoryName)),
+      TRY(write_memory({.file = TRY(writer.create_part(name)),
                         .ram = asked,
                         .memory_bytes = memory.size(),
                         .parent_digest = lowest.parent ? lowest.parent->memory_digest : Digest{},
-                        .dirty = known}));
+                        .dirty = known,
+                        .is_compressed = compressed}));
   TRY(writer.write_part(kMemoryIndexName, TRY(encode_index(written.index))));
   TRY(writer.write_part(kStateName, encode_state(what.chain.newest().state())));
   if (const auto& set = what.chain.newest().working_set()) {

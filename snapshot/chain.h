@@ -29,6 +29,8 @@ class Chain {
   const std::vector<Snapshot>& snapshots() const { return snapshots_; }
   const Snapshot& newest() const { return snapshots_.front(); }
 
+  /// Of all memories, lowest first; not of a STATE_ONLY. The chain outlives them, and may move.
+  std::vector<MemoryLayer> layers() const;
   /// The newest `count` memories as one; not of a STATE_ONLY. The chain outlives it.
   LayeredMemory memory(size_t count) const;
   LayeredMemory memory() const { return memory(snapshots_.size()); }

@@ -65,7 +65,7 @@ struct WireTable<snapshot::Part> {
     wire.text(1, "name", part.name, snapshot::kMaxIdSize);
     wire.number(2, "size_bytes", part.size_bytes);
     wire.image(3, "digest", part.digest);
-    wire.choice(4, "encoding", part.encoding, snapshot::Encoding::kSparseDisk);
+    wire.choice(4, "encoding", part.encoding, snapshot::Encoding::kZstdChunks);
   }
 };
 
@@ -101,7 +101,8 @@ constexpr uint64_t always(uint64_t) {
 }
 constexpr PartRule kPartRules[] = {
     {kStateName, Encoding::kSealedMessage, always<kMaxStateBytes>, true, false},
-    {kMemoryName, Encoding::kSparsePages, always<kMaxMemoryBytes>, true, true},
+    {kMemoryName, Encoding::kSparsePages, always<kMaxMemoryBytes>, false, true},
+    {kCompressedMemoryName, Encoding::kZstdChunks, max_compressed_bytes, false, true},
     {kMemoryIndexName, Encoding::kSealedMessage, max_index_bytes, true, true},
     {kWorkingSetName, Encoding::kSealedMessage, always<kMaxWorkingSetBytes>, false, true},
 };
@@ -109,7 +110,8 @@ constexpr PartRule kPartRules[] = {
 // What an older program must not skip.
 uint16_t major_of(const Manifest& manifest) {
   const bool disks = std::ranges::any_of(manifest.machine.disks, &DiskInfo::captured);
-  return disks ? kFormatMajorDisks : kFormatMajor;
+  const bool is_compressed = manifest.find(kCompressedMemoryName) != nullptr;
+  return disks || is_compressed ? kFormatMajor2 : kFormatMajor;
 }
 
 std::unexpected<Error> bad(const char* what) {
@@ -181,6 +183,10 @@ Result<> check_parts(const Manifest& manifest) {
     }
   }
   const Part* memory = manifest.find(kMemoryName);
+  const bool is_compressed = manifest.find(kCompressedMemoryName) != nullptr;
+  if (has_memory && (memory != nullptr) == is_compressed) {
+    return bad("parts: neither memory nor memory.zst is there, or both");
+  }
   if (memory != nullptr && memory->size_bytes != manifest.machine.memory_bytes) {
     return bad("parts: memory is not of the machine's memory_bytes");
   }
@@ -255,7 +261,7 @@ Result<Manifest> decode_manifest(std::span<const std::byte> file) {
   }
   TRY(check(manifest));
   if (unsealed.major < major_of(manifest)) {
-    return bad("disks: captured, in a format version that knows no such");
+    return bad("parts: what a format version of this number knows nothing of");
   }
   return manifest;
 }

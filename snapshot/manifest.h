@@ -34,6 +34,8 @@ inline constexpr size_t kMaxParts = 8 + kMaxDisks;
 inline constexpr char kManifestName[] = "manifest";
 inline constexpr char kStateName[] = "state";
 inline constexpr char kMemoryName[] = "memory";
+/// Instead of it.
+inline constexpr char kCompressedMemoryName[] = "memory.zst";
 inline constexpr char kMemoryIndexName[] = "memory.index";
 inline constexpr char kWorkingSetName[] = "working_set";
 /// "disk.0" and so on, by the disk's place in the machine.
@@ -42,7 +44,13 @@ std::string disk_name(size_t place);
 bool is_part_name(const std::string& name);
 
 enum class Kind : uint8_t { kUnspecified, kFull, kDiff, kStateOnly };
-enum class Encoding : uint8_t { kUnspecified, kSealedMessage, kSparsePages, kSparseDisk };
+enum class Encoding : uint8_t {
+  kUnspecified,
+  kSealedMessage,
+  kSparsePages,
+  kSparseDisk,
+  kZstdChunks,
+};
 
 struct Parent {
   std::string id;

@@ -2,16 +2,17 @@
 //
 // The part `memory`: guest RAM as a sparse file, in which a page's offset is its offset in RAM, so
 // that it can be mapped as it is. Pages that the index does not call stored are holes, or read as
-// zero. Works a chunk of 2 MiB at a time: memory used does not depend on the size of RAM.
+// zero. Or the part `memory.zst`: a frame of zstd for each chunk that stores pages. Works a chunk
+// of 2 MiB at a time: memory used does not depend on the size of RAM.
 //
-// The writer is linked into the monitor: it has the file's descriptor from the daemon, and uses
-// pwrite, ftruncate, lseek and pread only. A full disk is kResourceExhausted NO_SPACE.
+// A full disk is kResourceExhausted NO_SPACE.
 #pragma once
 
 #include "base/error.h"
 #include "base/fd.h"
 #include "snapshot/memory_index.h"
 #include "snapshot/ram_source.h"
+#include "snapshot/zstd_frame.h"
 
 #include <cstdint>
 #include <span>
@@ -21,7 +22,7 @@ namespace mayfly::snapshot {
 
 /// What to write. Everything outlives the call.
 struct MemoryJob {
-  /// Empty; becomes `memory_bytes` long.
+  /// Empty; becomes `memory_bytes` long, or as long as its frames.
   FdRef file;
   RamSource& ram;
   uint64_t memory_bytes = 0;
@@ -30,6 +31,8 @@ struct MemoryJob {
   /// A diff's: KVM's dirty bitmap, a bit a page, from RAM offset 0. Not looked at for a full
   /// memory.
   std::span<const uint64_t> dirty = {};
+  /// The part is memory.zst.
+  bool is_compressed = false;
 };
 
 struct WrittenMemory {
@@ -50,6 +53,30 @@ Result<> verify_memory(FdRef file, const MemoryIndex& index);
 struct MemoryLayer {
   FdRef file;
   const MemoryIndex* index = nullptr;
+};
+
+/// Chunks out of layers, one at a time; what was loaded is there until the next. Every page of it
+/// was checked against its digest first, as this very copy.
+class ChunkLoader {
+ public:
+  ChunkLoader() : pages_(kChunkBytes), layer_pages_(kChunkBytes) {}
+
+  /// Lowest layer first; all of one size, which has a chunk of this number.
+  Result<> load(std::span<const MemoryLayer> layers, uint32_t number);
+
+  /// Of the whole chunk; what no layer has is zero.
+  std::span<const std::byte> pages() const { return pages_; }
+  /// Which of them are not known to be zero, and which a diff says are zero.
+  const PageMap& stored() const { return stored_; }
+  const PageMap& zero() const { return zero_; }
+
+ private:
+  std::vector<std::byte> pages_;
+  std::vector<std::byte> layer_pages_;
+  FrameReader frames_;
+  Hasher hasher_;
+  PageMap stored_;
+  PageMap zero_;
 };
 
 /// A full memory and diffs over it, or diffs alone, as one RAM. Every page that is handed out was
@@ -77,14 +104,10 @@ class LayeredMemory final : public RamSource {
   Result<> apply_chunk(FdRef memfd);
 
   std::vector<MemoryLayer> layers_;
-  std::vector<std::byte> layer_buffer_;
-  Hasher hasher_;
+  ChunkLoader chunk_;
   // The chunk that was loaded last.
   static constexpr uint32_t kNone = UINT32_MAX;
   uint32_t loaded_ = kNone;
-  std::vector<std::byte> buffer_;
-  PageMap stored_;
-  PageMap zero_;
 };
 
 }  // namespace mayfly::snapshot

@@ -17,6 +17,7 @@ struct ChunkLine {
   uint32_t number = 0;
   Digest digest;
   std::vector<uint32_t> runs;
+  std::optional<Frame> frame;
 };
 
 struct IndexMessage {
@@ -30,7 +31,7 @@ RunKind kind_of(const Chunk& chunk, size_t page) {
 }
 
 ChunkLine line_of(const Chunk& chunk) {
-  ChunkLine line{.number = chunk.number, .digest = chunk.digest, .runs = {}};
+  ChunkLine line{.number = chunk.number, .digest = chunk.digest, .runs = {}, .frame = chunk.frame};
   size_t first = 0;
   for (size_t page = 1; page <= kChunkPages; ++page) {
     const RunKind kind = kind_of(chunk, first);
@@ -63,6 +64,13 @@ Result<Chunk> chunk_of(const ChunkLine& line, size_t pages, bool is_diff) {
     before = kind;
   }
   if (line.runs.empty() || before == kAbsent) return bad(line.number, "ends in nothing");
+  if (line.frame) {
+    if (chunk.stored.none()) return bad(line.number, "a frame of no pages");
+    if (line.frame->size_bytes == 0 || line.frame->size_bytes > kMaxFrameBytes) {
+      return bad(line.number, "a frame of a wrong length");
+    }
+    chunk.frame = line.frame;
+  }
   return chunk;
 }
 
@@ -72,11 +80,20 @@ Result<Chunk> chunk_of(const ChunkLine& line, size_t pages, bool is_diff) {
 namespace mayfly {
 
 template <>
+struct WireTable<snapshot::Frame> {
+  static void fields(auto& wire, auto& frame) {
+    wire.number(1, "size_bytes", frame.size_bytes);
+    wire.image(2, "digest", frame.digest);
+  }
+};
+
+template <>
 struct WireTable<snapshot::ChunkLine> {
   static void fields(auto& wire, auto& chunk) {
     wire.number(1, "number", chunk.number);
     wire.image(2, "digest", chunk.digest);
     wire.packed(3, "runs", chunk.runs, snapshot::kChunkPages);
+    wire.optional(4, "frame", chunk.frame);
   }
 };
 
@@ -96,6 +113,18 @@ namespace mayfly::snapshot {
 const Chunk* MemoryIndex::find(uint32_t number) const {
   const auto it = std::ranges::lower_bound(chunks, number, {}, &Chunk::number);
   return it != chunks.end() && it->number == number ? &*it : nullptr;
+}
+
+uint64_t MemoryIndex::frames_bytes() const {
+  uint64_t bytes = 0;
+  for (const Chunk& chunk : chunks) bytes += chunk.frame ? chunk.frame->size_bytes : 0;
+  return bytes;
+}
+
+bool MemoryIndex::has_frames(bool wanted) const {
+  return std::ranges::all_of(chunks, [&](const Chunk& chunk) {
+    return chunk.frame.has_value() == (wanted && chunk.stored.any());
+  });
 }
 
 PageRun next_run(const PageMap& map, size_t from) {
@@ -132,12 +161,17 @@ Result<ReadIndex> decode_index(std::span<const std::byte> file, uint64_t memory_
       .index = {.memory_bytes = memory_bytes, .parent_digest = message.parent_digest, .chunks = {}},
       .digest = unsealed.digest};
   std::vector<Chunk>& chunks = result.index.chunks;
+  uint64_t frames_end = 0;
   for (const ChunkLine& line : message.chunks) {
     if (line.number >= chunk_count(memory_bytes))
       return bad(line.number, "behind the memory's end");
     if (!chunks.empty() && line.number <= chunks.back().number) return bad(line.number, "unsorted");
     const size_t pages = pages_in_chunk(memory_bytes, line.number);
     chunks.push_back(TRY(chunk_of(line, pages, result.index.is_diff())));
+    if (std::optional<Frame>& frame = chunks.back().frame) {
+      frame->offset = frames_end;
+      frames_end += frame->size_bytes;
+    }
   }
   return result;
 }

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <bitset>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -31,8 +32,26 @@ constexpr uint64_t max_index_bytes(uint64_t memory_bytes) {
   return std::min(kMaxIndexBytes, 4096 + (memory_bytes / kChunkBytes + 1) * 1024);
 }
 
+/// Of one chunk's frame in a compressed memory: somewhat more than zstd makes of the worst chunk.
+inline constexpr uint32_t kMaxFrameBytes = kChunkBytes + kChunkBytes / 128;
+/// Of the part `memory.zst`.
+constexpr uint64_t max_compressed_bytes(uint64_t memory_bytes) {
+  return (memory_bytes / kChunkBytes + 1) * kMaxFrameBytes;
+}
+
 /// Pages of one chunk.
 using PageMap = std::bitset<kChunkPages>;
+
+/// A chunk's stored pages in memory.zst.
+struct Frame {
+  uint32_t size_bytes = 0;
+  /// Of the bytes in the file.
+  Digest digest;
+  /// Not on the wire: frames follow each other.
+  uint64_t offset = 0;
+
+  friend bool operator==(const Frame&, const Frame&) = default;
+};
 
 struct Chunk {
   uint32_t number = 0;
@@ -42,6 +61,8 @@ struct Chunk {
   PageMap stored;
   /// All zero, in a diff; in a full index everything that is not stored is zero.
   PageMap zero;
+  /// In a compressed memory, of a chunk that stores pages.
+  std::optional<Frame> frame = {};
 
   friend bool operator==(const Chunk&, const Chunk&) = default;
 };
@@ -54,6 +75,10 @@ struct MemoryIndex {
   std::vector<Chunk> chunks;
 
   bool is_diff() const { return parent_digest != Digest{}; }
+  /// Of all frames.
+  uint64_t frames_bytes() const;
+  /// Every chunk that stores pages has a frame, or none has.
+  bool has_frames(bool wanted) const;
   /// The line of chunk `number`, or null where it holds nothing.
   const Chunk* find(uint32_t number) const;
 

@@ -68,7 +68,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if ((data[0] & 4) != 0) {
     read_part(part, rest);
   } else {
-    const uint16_t major = (data[0] & 8) != 0 ? kFormatMajorDisks : kFormatMajor;
+    const uint16_t major = (data[0] & 8) != 0 ? kFormatMajor2 : kFormatMajor;
     read_part(part, bytes_of(seal(part, rest, major)));
   }
   return 0;

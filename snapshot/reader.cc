@@ -96,7 +96,10 @@ Result<> Snapshot::read_parts(FdRef directory) {
 
 Result<> Snapshot::read_memory_parts(FdRef directory) {
   const uint64_t memory_bytes = manifest_.machine.memory_bytes;
-  memory_ = TRY(open_part_at(directory, kMemoryName, memory_bytes));
+  const Part* compressed = manifest_.find(kCompressedMemoryName);
+  memory_ = compressed == nullptr
+                ? TRY(open_part_at(directory, kMemoryName, memory_bytes))
+                : TRY(open_part_at(directory, kCompressedMemoryName, compressed->size_bytes));
   index_ = TRY(read_sealed(
       directory, *manifest_.find(kMemoryIndexName), PartKind::kMemoryIndex,
       [&](std::span<const std::byte> bytes) { return decode_index(bytes, memory_bytes); }));
@@ -132,8 +135,17 @@ Result<> Snapshot::check_agreement() const {
   if (index_->index.parent_digest != expected) {
     return disagree("memory.index: is over another parent than the manifest says");
   }
+  if (!index_->index.has_frames(is_compressed())) {
+    return disagree("memory.index: is of another kind of memory file than there is");
+  }
+  const Part* compressed = manifest_.find(kCompressedMemoryName);
+  if (compressed != nullptr && index_->index.frames_bytes() != compressed->size_bytes) {
+    return disagree("memory.index: has other frames than memory.zst");
+  }
   return {};
 }
+
+bool Snapshot::is_compressed() const { return manifest_.find(kCompressedMemoryName) != nullptr; }
 
 MemoryLayer Snapshot::layer() const {
   CHECK(index_.has_value());

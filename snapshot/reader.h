@@ -45,6 +45,8 @@ class Snapshot {
   const std::optional<WorkingSet>& working_set() const { return working_set_; }
   /// The memory file, read-only; invalid in a STATE_ONLY.
   FdRef memory() const { return memory_.ref(); }
+  /// The memory file is no image of RAM that could be mapped.
+  bool is_compressed() const;
   /// The memory as a layer; not of a STATE_ONLY. The snapshot outlives it and does not move.
   MemoryLayer layer() const;
 

@@ -28,7 +28,7 @@ Result<> check(const Header& header, PartKind part, size_t rest) {
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) {
     return damage("does not begin as a part of a snapshot");
   }
-  const uint16_t newest = part == PartKind::kManifest ? kFormatMajorDisks : kFormatMajor;
+  const uint16_t newest = part == PartKind::kManifest ? kFormatMajor2 : kFormatMajor;
   if (header.major < kFormatMajor || header.major > newest) {
     return fail({Code::kFailedPrecondition, "FORMAT_VERSION"},
                 "is of format version %u.%u; this program reads versions up to %u", header.major,

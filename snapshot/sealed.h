@@ -20,8 +20,9 @@ namespace mayfly::snapshot {
 
 inline constexpr uint16_t kFormatMajor = 1;
 inline constexpr uint16_t kFormatMinor = 0;
-/// Of a manifest that names captured disks. The other parts have had one form only.
-inline constexpr uint16_t kFormatMajorDisks = 2;
+/// Of a manifest that names captured disks or a compressed memory. The other parts have had one
+/// form only, to which fields were added.
+inline constexpr uint16_t kFormatMajor2 = 2;
 
 /// Which file of a snapshot this is.
 enum class PartKind : uint32_t { kManifest = 1, kState = 2, kMemoryIndex = 3, kWorkingSet = 4 };

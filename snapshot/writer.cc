@@ -165,6 +165,7 @@ Result<std::vector<Part>> SnapshotWriter::describe_parts() const {
       part.digest = TRY(unseal(*kind, bytes)).digest;
       part.encoding = Encoding::kSealedMessage;
     }
+    if (name == kCompressedMemoryName) part.encoding = Encoding::kZstdChunks;
     parts.push_back(part);
   }
   return parts;

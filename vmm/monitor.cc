@@ -86,6 +86,7 @@ Result<Answer> Monitor::answer(Request& request) {
       Overloaded{
           [&](Configure& call) { return configure(std::move(call.machine)); },
           [&](Claim& call) { return claim(std::move(call.what)); },
+          [&](MapMemory& call) { return map_memory(std::move(call.memory)); },
           [&](Start&) -> Result<Answer> { return nothing(TRY(claimed())->start()); },
           [&](Pause&) -> Result<Answer> { return nothing(TRY(claimed())->pause()); },
           [&](Resume&) -> Result<Answer> { return nothing(TRY(claimed())->resume()); },
@@ -116,6 +117,34 @@ Result<Answer> Monitor::answer(Request& request) {
       request.call);
 }
 
+Result<Answer> Monitor::map_memory(MissingMemoryConfig config) {
+  if (machine_ || mapped_) {
+    return fail({Code::kFailedPrecondition, "MAPPED"},
+                "map_memory: there is memory already, it is mapped once");
+  }
+  mapped_.emplace(TRY(MissingMemory::create(std::move(config), confinement_)));
+  const auto regions = mapped_->ram.regions();
+  return Answer(MappedMemory{.regions = {regions.begin(), regions.end()}});
+}
+
+Result<> Monitor::take_mapped(MachineConfig& config) {
+  if (!config.restore || !config.restore->is_mapped) return {};
+  if (!mapped_) {
+    return fail({Code::kFailedPrecondition, "NOT_MAPPED"},
+                "restore.mapped_memory: no memory has been mapped");
+  }
+  if (mapped_->ram.size() != config.memory_bytes) {
+    return fail({Code::kInvalidArgument, "MEMORY_SIZE"},
+                "memory_bytes: %llu, and what is mapped has %llu",
+                static_cast<unsigned long long>(config.memory_bytes),
+                static_cast<unsigned long long>(mapped_->ram.size()));
+  }
+  config.memory = std::move(mapped_->file);
+  config.ram = std::make_unique<GuestMemory>(std::move(mapped_->ram));
+  mapped_.reset();
+  return {};
+}
+
 Result<Answer> Monitor::configure(MachineConfig config) {
   if (machine_) {
     return fail({Code::kFailedPrecondition, "CONFIGURED"}, "a monitor is configured once");
@@ -127,6 +156,7 @@ Result<Answer> Monitor::configure(MachineConfig config) {
   confinement_.report_to(exit_report_.ref());
   end_on_disconnect_ = config.end_on_disconnect;
   const StartMode start = config.start;
+  TRY(take_mapped(config));
   machine_ = TRY(Machine::create(*loop_, pagemap_.ref(), std::move(config), phases, confinement_));
   // A parked one has system calls to make yet that its last filter denies.
   if (machine_->parked()) return Answer(machine_->phases());

@@ -9,10 +9,12 @@
 #include "base/fd.h"
 #include "vmm/control/request.h"
 #include "vmm/control/server.h"
+#include "vmm/machine/lazy_memory_sys.h"
 #include "vmm/machine/machine.h"
 #include "vmm/seccomp/confinement.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 namespace mayfly::vmm {
@@ -34,9 +36,11 @@ class Monitor {
 
   Result<> serve_requests();
   Result<Answer> answer(Request& request);
+  Result<Answer> map_memory(MissingMemoryConfig config);
   Result<Answer> configure(MachineConfig config);
   Result<Answer> claim(ClaimConfig config);
   Result<Answer> go(StartMode start);
+  Result<> take_mapped(MachineConfig& config);
   Result<> confine_loop();
   Result<Machine*> machine();
   Result<Machine*> claimed();
@@ -49,6 +53,8 @@ class Monitor {
   std::unique_ptr<Server> server_;
   Fd exit_report_;
   bool end_on_disconnect_ = true;
+  // Between map_memory() and configure().
+  std::optional<MissingMemory> mapped_;
   std::unique_ptr<Machine> machine_;
 };
 

@@ -84,9 +84,9 @@ class Rig {
     memory = std::make_unique<MemoryManager>(*manager, *exports);
     auto store = SnapshotStore::open(root_ / "snapshots");
     store_ = *std::move(store);
-    snapshots = std::make_unique<SnapshotManager>(*manager, *store_, *templates, events, [this] {
-      return Result<snapshot::HostDescription>(host);
-    });
+    snapshots = std::make_unique<SnapshotManager>(
+        *manager, *store_, MemoryPlaces{*templates, lazy_}, events,
+        [this] { return Result<snapshot::HostDescription>(host); });
   }
   ~Rig() {
     snapshots.reset();
@@ -141,6 +141,7 @@ class Rig {
   std::unique_ptr<JailHost> jails_;
   std::unique_ptr<VmEnvironment> environment_;
   std::unique_ptr<SnapshotStore> store_;
+  LazyServer lazy_{2};
 };
 
 /// All that the VM has printed.

@@ -206,12 +206,13 @@ Result<> write_sample(SnapshotWriter& writer, const Recipe& recipe) {
   manifest.parent = recipe.parent;
   MemfdRam ram(recipe.ram, kSampleBytes);
   const std::vector<uint64_t> dirty = bitmap_of(recipe.dirty);
-  const WrittenMemory written =
-      TRY(write_memory({.file = TRY(writer.create_part(kMemoryName)),
-                        .ram = ram,
-                        .memory_bytes = kSampleBytes,
-                        .parent_digest = recipe.parent ? recipe.parent->memory_digest : Digest{},
-                        .dirty = dirty}));
+  const WrittenMemory written = TRY(write_memory(
+      {.file = TRY(writer.create_part(recipe.is_compressed ? kCompressedMemoryName : kMemoryName)),
+       .ram = ram,
+       .memory_bytes = kSampleBytes,
+       .parent_digest = recipe.parent ? recipe.parent->memory_digest : Digest{},
+       .dirty = dirty,
+       .is_compressed = recipe.is_compressed}));
   TRY(writer.write_part(kMemoryIndexName, TRY(encode_index(written.index))));
   TRY(writer.write_part(kStateName, encode_state(sample_state())));
   if (recipe.with_working_set) {

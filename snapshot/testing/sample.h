@@ -68,6 +68,7 @@ struct Recipe {
   bool with_working_set = false;
   /// A second disk, and what is on it.
   FdRef disk = {};
+  bool is_compressed = false;
 };
 Result<> write_sample(SnapshotWriter& writer, const Recipe& recipe);
 Result<> write_sample(FdRef store, const Recipe& recipe);

@@ -62,10 +62,11 @@ class Monitor:
 
     def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
                   initrds=(), restore=None, private_memory=True, generation_id=b"", park=False, copied=(), record=False,
-                  **changes):
+                  is_mapped=False, answered=True, **changes):
         """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
         `restore`: a Snapshot to go on from instead of a kernel; it keeps its files. `copied`: its chunks that are
-        copied, as pairs (first, count)."""
+        copied, as pairs (first, count). `is_mapped`: into the memory that MapMemory mapped. Not `answered`: no reply
+        is waited for."""
         self.files = []
 
         def give(fd):
@@ -98,7 +99,8 @@ class Monitor:
                 message.vsock.host_ports.add(port=port, fd=give(end.fileno()))
         if restore is not None:
             message.restore.state_fd = give(os.dup(restore.state))
-            message.restore.private_memory = private_memory
+            message.restore.private_memory = private_memory and not is_mapped
+            message.restore.mapped_memory = is_mapped
             message.restore.generation_id = generation_id
             message.restore.park = park
             if record:
@@ -115,7 +117,7 @@ class Monitor:
             else:
                 message.MergeFrom(control_pb.Configure(**{name: value}))
         try:
-            return self.call(self.files, configure=message)
+            return self.call(self.files, answered, configure=message)
         finally:
             for fd in self.files:
                 if fd not in (self.ring, self.report) and not any(fd == end.fileno() for end in (ports or {}).values()):
@@ -142,6 +144,20 @@ class Monitor:
         finally:
             for fd in files:
                 os.close(fd)
+
+    def map_memory(self, memory_bytes=32 << 20, **changes):
+        """Sends a good MapMemory, with `changes`; our end of the guard's socket, and the reply. `mapped`: the memfd."""
+        ours, monitors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.mapped = os.memfd_create("ram", os.MFD_CLOEXEC)
+        os.truncate(self.mapped, 32 << 20)
+        device = os.open("/dev/userfaultfd", os.O_RDWR)
+        message = control_pb.MapMemory(memory_fd=0, memory_bytes=memory_bytes, userfault_device_fd=1, guard_fd=2)
+        for name, value in changes.items():
+            setattr(message, name, value)
+        reply = self.call([self.mapped, device, monitors.fileno()], map_memory=message)
+        os.close(device)
+        monitors.close()
+        return ours, reply
 
     def console(self):
         """All that was printed, as long as the ring has not turned over."""
@@ -179,7 +195,7 @@ class Monitor:
 
     def close(self):
         self.connection.close()
-        for name in ("ring", "report", "console_input", "memory"):
+        for name in ("ring", "report", "console_input", "memory", "mapped"):
             fd = self.__dict__.pop(name, None)
             if fd is not None:
                 os.close(fd)
@@ -202,10 +218,12 @@ class Monitor:
         data = self.connection.recv(1 << 17)
         return control_pb.Reply.FromString(data) if data else None
 
-    def call(self, fds=(), **what):
+    def call(self, fds=(), answered=True, **what):
         request = control_pb.Request(id=self.next_id, **what)
         self.next_id += 1
         self.send(request.SerializeToString(), fds)
+        if not answered:
+            return None
         reply = self.receive()
         if reply is None:
             raise AssertionError(f"the monitor hung up on {request}; it said {self.errors.read_text()}")

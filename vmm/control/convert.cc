@@ -100,6 +100,7 @@ Result<RestoreConfig> take_restore(const message::Restore& message, Descriptors&
                        "restore.record_touched.userfault_device_fd"));
     }
   }
+  restore.is_mapped = message.mapped_memory;
   return restore;
 }
 
@@ -118,7 +119,9 @@ Result<Configure> take_configure(const message::Configure& message, Descriptors 
   machine.vcpu_count = message.vcpu_count;
   machine.memory_bytes = message.memory_bytes;
   machine.kvm = TRY(fds.take(message.kvm_fd, "kvm_fd"));
-  machine.memory = TRY(fds.take(message.memory_fd, "memory_fd"));
+  if (!message.restore || !message.restore->mapped_memory) {
+    machine.memory = TRY(fds.take(message.memory_fd, "memory_fd"));
+  }
   machine.exit_report = TRY(fds.take(message.exit_report_fd, "exit_report_fd"));
   if (message.restore) {
     machine.restore = TRY(take_restore(*message.restore, fds));
@@ -164,6 +167,17 @@ Result<Claim> take_claim(const message::Claim& message, Descriptors& fds) {
   return claim;
 }
 
+Result<MapMemory> take_map_memory(const message::MapMemory& message, Descriptors& fds) {
+  MapMemory map;
+  map.memory.size_bytes = message.memory_bytes;
+  map.memory.file = TRY(fds.take(message.memory_fd, "map_memory.memory_fd"));
+  map.memory.userfault_device =
+      TRY(fds.take(message.userfault_device_fd, "map_memory.userfault_device_fd"));
+  map.memory.guard = TRY(fds.take(message.guard_fd, "map_memory.guard_fd"));
+  TRY(validate(map.memory));
+  return map;
+}
+
 using Call = decltype(Request::call);
 
 Call plain_call(message::Plain call) {
@@ -207,6 +221,9 @@ Result<Call> take_call(const message::Request& request, Descriptors fds) {
     return Call(GetPages{{.first_page = get->first_page,
                           .page_count = get->page_count,
                           .find_zero = get->find_zero}});
+  }
+  if (const auto* map = std::get_if<message::MapMemory>(&request.call)) {
+    return Call(TRY(take_map_memory(*map, fds)));
   }
   if (const auto* plain = std::get_if<message::Plain>(&request.call)) return plain_call(*plain);
   return fail({Code::kUnimplemented, "UNKNOWN_CALL"}, "request %llu has no call this monitor knows",
@@ -264,6 +281,17 @@ WireWriter encode(const PageReport& report) {
   return message;
 }
 
+WireWriter encode(const MappedMemory& mapped) {
+  WireWriter message;
+  for (const GuestMemory::Region& each : mapped.regions) {
+    const uint64_t fields[] = {each.start.value, each.size, each.file_offset, each.host_address};
+    WireWriter region;
+    region.numbers(fields);
+    message.message(1, region);
+  }
+  return message;
+}
+
 WireWriter encode(const Error& error) {
   WireWriter status;
   status.number(1, static_cast<uint64_t>(error.code()));
@@ -285,7 +313,7 @@ std::expected<Request, Refusal> parse_request(std::span<const std::byte> packet,
 
 std::string make_reply(uint64_t id, const Result<Answer>& result) {
   constexpr uint32_t kId = 1, kStatus = 2, kPhases = 3, kStats = 4, kSaved = 5, kMemory = 6,
-                     kPages = 7, kTouchedPages = 11;
+                     kPages = 7, kMapped = 9, kTouchedPages = 11;
   WireWriter reply;
   reply.number(kId, id);
   if (!result) {
@@ -302,6 +330,8 @@ std::string make_reply(uint64_t id, const Result<Answer>& result) {
     reply.message(kTouchedPages, encode(*touched));
   } else if (const auto* pages = std::get_if<PageReport>(&*result)) {
     reply.message(kPages, encode(*pages));
+  } else if (const auto* mapped = std::get_if<MappedMemory>(&*result)) {
+    reply.message(kMapped, encode(*mapped));
   }
   return std::move(reply).take();
 }

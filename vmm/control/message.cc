@@ -168,6 +168,9 @@ Result<Restore> parse_restore(Bytes bytes) {
       case 7:
         restore.record_touched = TRY(parse_record_touched(TRY(field->message())));
         break;
+      case 10:
+        restore.mapped_memory = TRY(field->u64()) != 0;
+        break;
     }
   }
   return restore;
@@ -193,6 +196,28 @@ Result<Claim> parse_claim(Bytes bytes) {
     }
   }
   return claim;
+}
+
+Result<MapMemory> parse_map_memory(Bytes bytes) {
+  MapMemory map;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        map.memory_fd = TRY(field->u32());
+        break;
+      case 2:
+        map.memory_bytes = TRY(field->u64());
+        break;
+      case 3:
+        map.userfault_device_fd = TRY(field->u32());
+        break;
+      case 4:
+        map.guard_fd = TRY(field->u32());
+        break;
+    }
+  }
+  return map;
 }
 
 Result<ChangedPages> parse_changed_pages(Bytes bytes) {
@@ -317,7 +342,7 @@ Result<Configure> parse_configure(Bytes bytes) {
 
 Result<Request> parse(Bytes packet) {
   constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9, kClaim = 11,
-                     kGetPages = 12, kGetTouchedPages = 16;
+                     kGetPages = 12, kMapMemory = 14, kGetTouchedPages = 16;
   Request request;
   WireReader reader(packet);
   while (const auto field = TRY(reader.next())) {
@@ -342,6 +367,9 @@ Result<Request> parse(Bytes packet) {
         break;
       case kGetPages:
         request.call = TRY(parse_get_pages(TRY(field->message())));
+        break;
+      case kMapMemory:
+        request.call = TRY(parse_map_memory(TRY(field->message())));
         break;
       case static_cast<uint32_t>(Plain::kStart):
       case static_cast<uint32_t>(Plain::kPause):

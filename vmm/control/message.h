@@ -63,6 +63,7 @@ struct Restore {
   bool park = false;
   std::vector<ChunkRun> copied_chunks;
   std::optional<RecordTouched> record_touched;
+  bool mapped_memory = false;
 };
 
 struct Claim {
@@ -70,6 +71,13 @@ struct Claim {
   std::optional<Vsock> vsock;
   std::vector<Disk> disks;
   bool start = false;
+};
+
+struct MapMemory {
+  uint32_t memory_fd = 0;
+  uint64_t memory_bytes = 0;
+  uint32_t userfault_device_fd = 0;
+  uint32_t guard_fd = 0;
 };
 
 struct Configure {
@@ -127,7 +135,8 @@ enum class Plain : uint32_t {
 struct Request {
   uint64_t id = 0;
   /// monostate: none that is known.
-  std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim, GetTouchedPages, GetPages>
+  std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim, GetTouchedPages, GetPages,
+               MapMemory>
       call;
 };
 

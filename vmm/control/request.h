@@ -47,11 +47,14 @@ struct Claim {
 struct GetPages {
   PageQuery query;
 };
+struct MapMemory {
+  MissingMemoryConfig memory;
+};
 
 struct Request {
   uint64_t id = 0;
   std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats, Save, GetMemory,
-               Claim, GetTouchedPages, GetPages>
+               Claim, GetTouchedPages, GetPages, MapMemory>
       call;
 };
 
@@ -61,9 +64,14 @@ struct Memory {
   bool is_private = false;
 };
 
+/// Where MapMemory has put guest RAM.
+struct MappedMemory {
+  std::vector<GuestMemory::Region> regions;
+};
+
 /// What a call answers with when it succeeds.
-using Answer =
-    std::variant<std::monostate, Phases, MachineStats, Saved, Memory, TouchedPages, PageReport>;
+using Answer = std::variant<std::monostate, Phases, MachineStats, Saved, Memory, TouchedPages,
+                            PageReport, MappedMemory>;
 
 struct ExitReport {
   ExitReason reason;

@@ -56,6 +56,27 @@ TEST_CASE("a whole configuration comes through with its descriptors") {
   CHECK_FALSE(machine.vsock.has_value());
 }
 
+TEST_CASE("memory that others fill is mapped with all that it takes, and restored into") {
+  ::mayfly::control::Request request;
+  request.set_id(7);
+  auto& map = *request.mutable_map_memory();
+  map.set_memory_bytes(64 << 20);
+  map.set_userfault_device_fd(1);
+  map.set_guard_fd(2);
+  const auto mapped = parse(request);
+  REQUIRE(mapped.has_value());
+  const MissingMemoryConfig& memory = std::get<MapMemory>(mapped->call).memory;
+  CHECK_EQ(memory.size_bytes, 64 << 20);
+  CHECK((memory.file.valid() && memory.userfault_device.valid() && memory.guard.valid()));
+  map.set_memory_bytes(4095);
+  CHECK_EQ(reason(request), "MEMORY_SIZE");
+  map.set_memory_bytes(64 << 20);
+  map.set_guard_fd(1);
+  CHECK_EQ(reason(request), "DESCRIPTOR_TWICE");
+  map.set_guard_fd(9);
+  CHECK_EQ(reason(request), "DESCRIPTOR_INDEX");
+}
+
 // valid(), to be restored; its own descriptor 2 is the state.
 ::mayfly::control::Request valid_restore() {
   auto request = valid();

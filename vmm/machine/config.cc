@@ -99,6 +99,11 @@ Result<> validate_restore(const RestoreConfig& restore, uint64_t memory_bytes) {
     TRY(need(layer.memory, "restore.layers.memory_fd"));
     TRY(need(layer.pages, "restore.layers.pages_fd"));
   }
+  if (restore.is_mapped && (restore.sharing == MemorySharing::kPrivate || restore.parks)) {
+    return fail({Code::kInvalidArgument, "MAPPED_PRIVATE"},
+                "restore.mapped_memory: with private_memory or park, and what is mapped is the one "
+                "VM's and shared");
+  }
   if (restore.layers.empty() || restore.sharing == MemorySharing::kPrivate) return {};
   return fail({Code::kInvalidArgument, "LAYERS_SHARED"},
               "restore.layers: %zu of them would be copied into a memory that is not private",
@@ -114,7 +119,8 @@ Result<> validate(const MachineConfig& config) {
   }
   TRY(validate_memory(config.memory_bytes));
   TRY(need(config.kvm, "kvm_fd"));
-  TRY(need(config.memory, "memory_fd"));
+  const bool is_mapped = config.restore && config.restore->is_mapped;
+  if (!is_mapped) TRY(need(config.memory, "memory_fd"));
   TRY(config.restore ? validate_restore(*config.restore, config.memory_bytes)
                      : need(config.kernel, "kernel_fd"));
   TRY(need(config.exit_report, "exit_report_fd"));
@@ -135,6 +141,13 @@ Result<> validate(const ClaimConfig& config) {
   TRY(validate_disks(config.disks));
   if (config.vsock) TRY(validate_vsock(*config.vsock));
   return {};
+}
+
+Result<> validate(const MissingMemoryConfig& config) {
+  TRY(validate_memory(config.size_bytes));
+  TRY(need(config.file, "map_memory.memory_fd"));
+  TRY(need(config.userfault_device, "map_memory.userfault_device_fd"));
+  return need(config.guard, "map_memory.guard_fd");
 }
 
 uint32_t virtio_device_count(const MachineConfig& config) {

@@ -10,6 +10,7 @@
 #include "vmm/boot/acpi.h"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -82,6 +83,8 @@ struct RestoreConfig {
   std::optional<boot::GenerationId> generation_id;
   /// Without what makes it one VM and not another, which a ClaimConfig brings.
   bool parks = false;
+  /// RAM was mapped before: MachineConfig::ram.
+  bool is_mapped = false;
 };
 
 /// What makes a parked machine a VM of its own.
@@ -93,6 +96,15 @@ struct ClaimConfig {
   /// All of the machine's.
   std::vector<DiskConfig> disks;
   StartMode start = StartMode::kStopped;
+};
+
+/// RAM that begins with every page missing, and that somebody else fills (lazy_memory_sys.h).
+struct MissingMemoryConfig {
+  uint64_t size_bytes = 0;
+  Fd file;
+  /// /dev/userfaultfd.
+  Fd userfault_device;
+  Fd guard;
 };
 
 struct MachineConfig {
@@ -114,11 +126,14 @@ struct MachineConfig {
   /// Where the exit report goes.
   Fd exit_report;
   std::optional<RestoreConfig> restore;
+  /// What `memory` is mapped as already; with restore.is_mapped only.
+  std::unique_ptr<GuestMemory> ram;
 };
 
 /// Every number inside its limit, every needed descriptor there; the error names the field.
 Result<> validate(const MachineConfig& config);
 Result<> validate(const ClaimConfig& config);
+Result<> validate(const MissingMemoryConfig& config);
 
 /// How many virtio devices the machine has: console, entropy, vsock, disks.
 uint32_t virtio_device_count(const MachineConfig& config);

@@ -58,7 +58,9 @@ Result<std::unique_ptr<Machine>> Machine::create(Loop& loop, FdRef pagemap, Mach
 
 Result<> Machine::build(const snapshot::MachineState* saved) {
   const auto sharing = config_.restore ? config_.restore->sharing : MemorySharing::kShared;
-  memory_.emplace(TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes, sharing)));
+  memory_.emplace(
+      config_.ram ? std::move(*config_.ram)
+                  : TRY(GuestMemory::create(config_.memory.ref(), config_.memory_bytes, sharing)));
   // Before there is a VM that would have to be told of each mapping.
   if (config_.restore) {
     const std::vector<ChunkRun>& copied = config_.restore->copied_chunks;

@@ -41,7 +41,8 @@ constexpr bool kSanitized = true;  // Its run-time makes calls of its own.
 constexpr bool kSanitized = false;
 #endif
 
-constexpr ThreadKind kKinds[] = {ThreadKind::kStart, ThreadKind::kLoop, ThreadKind::kVcpu};
+constexpr ThreadKind kKinds[] = {ThreadKind::kStart, ThreadKind::kLoop, ThreadKind::kVcpu,
+                                 ThreadKind::kGuard};
 
 struct Outcome {
   int status = 0;
@@ -137,6 +138,13 @@ TEST_CASE("calls with other arguments than their rules' are denied") {
     check_denied(kind, __NR_rt_sigaction, [] { std::signal(SIGSYS, SIG_DFL); });
     check_denied(kind, __NR_ioctl, [] { ::syscall(__NR_ioctl, 0, 0x5401, 0); });
     check_denied(kind, __NR_futex, [] { ::syscall(__NR_futex, 0, 3, 0, 0, 0, 0); });
+  }
+  // A userfaultfd may be made during the start, and nothing may be done with one ever.
+  for (const ThreadKind kind : kKinds) {
+    check_denied(kind, __NR_ioctl,
+                 [] { ::syscall(__NR_ioctl, 0, 0xc028aa03 /* UFFDIO_COPY */, 0); });
+    if (kind == ThreadKind::kStart) continue;
+    check_denied(kind, __NR_ioctl, [] { ::syscall(__NR_ioctl, 0, 0xaa00 /* a new one */, 0); });
   }
   check_denied(ThreadKind::kStart, __NR_fcntl, [] { ::fcntl(0, F_SETFL, O_ASYNC); });
   check_denied(ThreadKind::kStart, __NR_fcntl, [] { ::fcntl(0, F_DUPFD, 0); });

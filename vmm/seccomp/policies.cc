@@ -12,6 +12,7 @@
 #include "vmm/boot/image_file_rules.h"
 #include "vmm/control/server_rules.h"
 #include "vmm/kvm/kvm_rules.h"
+#include "vmm/machine/lazy_memory_rules.h"
 #include "vmm/machine/memory_layer_rules.h"
 #include "vmm/machine/touched_pages_rules.h"
 #include "vmm/machine/vcpu_group_rules.h"
@@ -62,18 +63,27 @@ Policy loop_policy() {
   return policy;
 }
 
+Policy guard_policy() {
+  Policy policy{.kind = ThreadKind::kGuard, .rules = {}};
+  add(policy, {kGuardRules, kFdWriteRules, kFdCloseRules, seccomp::kThreadRules, kEndRules,
+               seccomp::kAbortRules});
+  return policy;
+}
+
 Policy start_policy() {
   Policy policy{.kind = ThreadKind::kStart, .rules = {}};
   // First what the threads under stacked filters go on calling.
-  add(policy, {kvm::kRunRules, loop_policy().rules, vcpu_policy().rules});
-  add(policy,
-      {kvm::kBuildRules, kvm::kRestoreRules, kGuestMemoryRules, kFdSetupRules, kTouchedPagesRules,
-       boot::kImageFileRules, seccomp::kStartThreadRules, kVcpuStartRules, seccomp::kInstallRules});
+  add(policy, {kvm::kRunRules, loop_policy().rules, vcpu_policy().rules, guard_policy().rules});
+  add(policy, {kUserfaultRules, kvm::kBuildRules, kvm::kRestoreRules, kGuestMemoryRules,
+               kFdSetupRules, kTouchedPagesRules, boot::kImageFileRules, seccomp::kStartThreadRules,
+               kVcpuStartRules, seccomp::kInstallRules});
   return policy;
 }
 
 }  // namespace
 
-std::vector<Policy> make_policies() { return {start_policy(), loop_policy(), vcpu_policy()}; }
+std::vector<Policy> make_policies() {
+  return {start_policy(), loop_policy(), vcpu_policy(), guard_policy()};
+}
 
 }  // namespace mayfly::vmm

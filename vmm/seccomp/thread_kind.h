@@ -12,12 +12,13 @@ enum class ThreadKind : uint8_t {
   kStart,  // the loop thread until the machine is built, and what a vCPU's thread starts under
   kLoop,   // the loop thread afterwards
   kVcpu,
+  kGuard,  // waits for the end of whoever provides guest RAM
 };
 
-inline constexpr size_t kThreadKindCount = 3;
+inline constexpr size_t kThreadKindCount = 4;
 
 /// As they appear in reports.
 inline constexpr std::array<const char*, kThreadKindCount> kThreadKindNames = {"start", "loop",
-                                                                               "vcpu"};
+                                                                               "vcpu", "guard"};
 
 }  // namespace mayfly::vmm
