@@ -3,6 +3,7 @@
 
 #include "daemon/console_service.h"
 #include "daemon/exec_service.h"
+#include "daemon/health_service.h"
 #include "daemon/host_description_sys.h"
 #include "daemon/listener.h"
 #include "daemon/memory_service.h"
@@ -13,7 +14,6 @@
 #include "daemon/vm_service.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -78,11 +78,15 @@ class ServerImpl final : public Server {
 
   Result<> serve(const std::string& socket_path) {
     grpc::ServerBuilder builder;
-    for (grpc::Service* service : std::initializer_list<grpc::Service*>{
-             &vm_service_, &exec_service_, &console_service_, &event_service_, &snapshot_service_,
-             &template_service_, &memory_service_, &system_service_}) {
-      builder.RegisterService(service);
-    }
+    add<v1::VmService>(builder, vm_service_);
+    add<v1::ExecService>(builder, exec_service_);
+    add<v1::ConsoleService>(builder, console_service_);
+    add<v1::EventService>(builder, event_service_);
+    add<v1::SnapshotService>(builder, snapshot_service_);
+    add<v1::TemplateService>(builder, template_service_);
+    add<v1::MemoryService>(builder, memory_service_);
+    add<v1::SystemService>(builder, system_service_);
+    add<grpc::health::v1::Health>(builder, health_service_);
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MIN_POLLERS, 1);
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 2);
@@ -107,6 +111,7 @@ class ServerImpl final : public Server {
     shells_.stop();
     manager_.shut_down(grace);
     events_.close();
+    health_service_.stop();
     if (server_) {
       server_->Shutdown(std::chrono::system_clock::now() + kDrainCalls);
       server_->Wait();
@@ -116,6 +121,12 @@ class ServerImpl final : public Server {
   }
 
  private:
+  template <typename Service>
+  void add(grpc::ServerBuilder& builder, typename Service::Service& service) {
+    builder.RegisterService(&service);
+    health_service_.add(Service::service_full_name());
+  }
+
   // Each uses those before it.
   const ServerDirs dirs_;
   const std::unique_ptr<JailHost> jails_;
@@ -138,6 +149,7 @@ class ServerImpl final : public Server {
   TemplateServiceImpl template_service_;
   MemoryServiceImpl memory_service_;
   SystemServiceImpl system_service_;
+  HealthServiceImpl health_service_;
   BidiAcceptor<ExecServiceImpl, ExecCall> exec_acceptor_;
   BidiAcceptor<ConsoleServiceImpl, AttachCall> attach_acceptor_;
   std::unique_ptr<Bidi> bidi_;
@@ -150,7 +162,6 @@ class ServerImpl final : public Server {
 Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options, ServerDirs dirs,
                                                std::unique_ptr<JailHost> jails) {
   auto reactor = TRY(Reactor::create());
-  grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto server =
       std::make_unique<ServerImpl>(options, std::move(dirs), std::move(jails), std::move(reactor));

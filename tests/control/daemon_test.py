@@ -172,6 +172,28 @@ class MonitorEndTest(harness.DaemonCase):
         self.assertEqual(stopped.vm.exit.signal, signal.SIGKILL)
 
 
+# grpc.health.v1's messages by hand: a generated module's package would hide gRPC's own.
+HEALTH = "/grpc.health.v1.Health/"
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = (b"\x08" + bytes([status]) for status in (1, 2, 3))
+
+
+def health_of(service):
+    return b"\x0a" + bytes([len(service)]) + service.encode()
+
+
+class HealthTest(harness.Case):
+    def test_a_watcher_hears_when_the_daemon_stops(self):
+        daemon = self.start_daemon()
+        watch = daemon.api.channel.unary_stream(HEALTH + "Watch")
+        unknown = watch(health_of("mayfly.v1.Nothing"), timeout=harness.PATIENCE)
+        self.assertEqual(next(unknown), SERVICE_UNKNOWN)
+        unknown.cancel()
+        watched = watch(b"", timeout=harness.PATIENCE)
+        self.assertEqual(next(watched), SERVING)
+        daemon.process.terminate()
+        self.assertEqual(list(watched), [NOT_SERVING])
+
+
 class PlumbingTest(harness.DaemonCase):
     def reflection(self, request):
         """Server reflection by hand: the fields of its messages are few."""
@@ -185,9 +207,12 @@ class PlumbingTest(harness.DaemonCase):
         symbol = b"mayfly.v1.VmService"
         self.assertIn(b"mayfly/v1/vm.proto", self.reflection(b"\x22" + bytes([len(symbol)]) + symbol))
 
-    def test_health_is_serving(self):
-        check = self.api.channel.unary_unary("/grpc.health.v1.Health/Check")
-        self.assertEqual(check(b"", timeout=harness.PATIENCE), b"\x08\x01")
+    def test_health_is_told_of_the_daemon_and_of_each_service(self):
+        check = self.api.channel.unary_unary(HEALTH + "Check")
+        for service in ("", "mayfly.v1.VmService", "mayfly.v1.MemoryService", "grpc.health.v1.Health"):
+            self.assertEqual(check(health_of(service), timeout=harness.PATIENCE), SERVING, service)
+        self.assert_refused(lambda: check(health_of("mayfly.v1.Nothing"), timeout=harness.PATIENCE),
+                            "NOT_FOUND", "SERVICE")
 
     def test_capabilities_are_the_limits_that_are_enforced(self):
         limits = self.api.GetCapabilities(system_pb.GetCapabilitiesRequest())
