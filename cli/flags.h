@@ -51,6 +51,9 @@ struct CommandFlags {
 
 struct RunFlags {
   VmFlags vm;
+  // Of the store; empty: vm.rootfs counts.
+  std::string image;
+  bool writable = false;
   // Of the daemon that `run` starts for itself; empty: its default.
   std::string jail;
   CommandFlags command;
@@ -144,6 +147,15 @@ struct RestoreFlags {
   std::string source_vm_id;
   std::vector<std::string> clone_ids;
   bool caller_keeps_disks = false;
+};
+
+struct ImageFlags {
+  std::string source;
+  std::string name;
+  std::string ref;
+  uint64_t size_mib = 0;
+  // `inspect` and `rm`.
+  std::vector<std::string> names;
 };
 
 struct MemoryFlags {

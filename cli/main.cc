@@ -30,6 +30,7 @@ int run_program(int argc, char** argv) {
   app.fallthrough();             // The flags above may also follow the subcommand.
   add_vm_commands(app, all);
   add_snapshot_commands(app, all);
+  add_image_commands(app, all);
   app.add_subcommand("doctor", "Tell what this host can do, what it lacks, and what mends it")
       ->callback([&] { all.action = [&] { return doctor(all.global); }; });
   app.add_subcommand("version", "Print versions")->callback([&] {

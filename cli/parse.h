@@ -28,6 +28,7 @@ struct Everything {
   RemoveFlags remove;
   SnapshotFlags snapshot;
   MemoryFlags memory;
+  ImageFlags image;
   RestoreFlags restore;
   RebaseFlags rebase;
   std::vector<std::string> snapshot_ids;
@@ -42,9 +43,10 @@ struct Everything {
 
 void add_limit_flags(CLI::App* command, LimitFlags& flags);
 
-/// Adds the subcommands for VMs, and those for what is saved of them; parse_vm.cc and
-/// parse_snapshot.cc. `all` outlives the action.
+/// Adds the subcommands for VMs, those for what is saved of them, and those for images; parse_*.cc.
+/// `all` outlives the action.
 void add_vm_commands(CLI::App& app, Everything& all);
 void add_snapshot_commands(CLI::App& app, Everything& all);
+void add_image_commands(CLI::App& app, Everything& all);
 
 }  // namespace mayfly::cli

@@ -6,9 +6,9 @@
 namespace mayfly::cli {
 namespace {
 
-void take_command(Everything& all, CommandFlags& flags) {
+void take_command(Everything& all, CommandFlags& flags, bool needed = true) {
   flags.argv.insert(flags.argv.end(), all.guest_command.begin(), all.guest_command.end());
-  if (flags.argv.empty()) throw CLI::RequiredError("a command after --");
+  if (flags.argv.empty() && needed) throw CLI::RequiredError("a command after --");
 }
 
 void add_vm_flags(CLI::App* command, VmFlags& flags) {
@@ -65,6 +65,14 @@ void add_run(CLI::App& app, Everything& all) {
   add_vm_flags(command, all.run.vm);
   add_command_flags(command, all.run.command);
   command
+      ->add_option(
+          "--image", all.run.image,
+          "an imported image is the root, read-only; without a command it runs the image's")
+      ->type_name("NAME")
+      ->excludes("--rootfs");
+  command->add_flag("--writable", all.run.writable, "the root is a copy of the image for this run")
+      ->needs("--image");
+  command
       ->add_option("--jail", all.run.jail,
                    "of the daemon that this command starts for itself: auto, root, user, off "
                    "(default: $MAYFLY_JAIL, else auto)")
@@ -84,9 +92,10 @@ void add_run(CLI::App& app, Everything& all) {
       "  mayfly run --timing --vcpus 2 --memory-mib 512 -- nproc\n"
       "  mayfly run --rootfs disk.ext4 -- sh -c 'echo kept > /file'\n"
       "  tar c src | mayfly run -- sh -c 'tar x -C /tmp && ls /tmp/src'\n"
+      "  mayfly run --image web --writable\n"
       "  mayfly run --kernel bzImage --initrd initramfs.img --console -- true");
   command->callback([&] {
-    take_command(all, all.run.command);
+    take_command(all, all.run.command, all.run.image.empty());
     all.action = [&] { return run(all.global, all.run); };
   });
 }

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "cli/client.h"
+#include "cli/images.h"
 #include "cli/interrupts.h"
 #include "cli/output.h"
 #include "cli/private_daemon.h"
@@ -14,6 +15,7 @@
 #include <cstdio>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -104,7 +106,8 @@ class SignalTarget {
 
 class Run {
  public:
-  Run(const GlobalFlags& global, const RunFlags& flags) : global_(global), flags_(flags) {}
+  Run(const GlobalFlags& global, const RunFlags& flags)
+      : global_(global), flags_(flags), command_(flags.command) {}
 
   int execute() {
     const uint64_t start_ns = monotonic_ns();
@@ -135,7 +138,14 @@ class Run {
   Result<> connect() {
     const uint64_t start_ns = monotonic_ns();
     installation_ = find_installation();
-    spec_ = TRY(make_spec(flags_.vm, installation_));
+    VmFlags vm = flags_.vm;
+    if (!flags_.image.empty()) {
+      image_.emplace(TRY(ImageForRun::open(flags_.image, flags_.writable)));
+      TRY(image_->complete(command_));
+      vm.rootfs = image_->rootfs();
+      vm.read_only = !flags_.writable;
+    }
+    spec_ = TRY(make_spec(vm, installation_));
     std::string target;
     if (!global_.socket.empty() || std::getenv("MAYFLY_SOCKET") != nullptr) {
       if (!flags_.jail.empty()) {
@@ -162,6 +172,8 @@ class Run {
     *request.mutable_spec() = spec_;
     request.set_start(true);
     auto created = client_->call(request);
+    // The daemon holds the copy of an image's root; nobody needs its name any more.
+    image_.reset();
     if (!created)
       return signals.ended_by() != 0 ? kExitFailure : report_error(global_, created.error());
     vm_id_ = request.vm_id();
@@ -183,11 +195,11 @@ class Run {
 
   int run_in_guest(SignalTarget& signals) {
     const uint64_t exec_ns = monotonic_ns();
-    RemoteCommand command(*client_, {.start = exec_start(vm_id_, flags_.command),
-                                     .no_stdin = flags_.command.no_stdin});
+    RemoteCommand command(*client_,
+                          {.start = exec_start(vm_id_, command_), .no_stdin = command_.no_stdin});
     signals.set_command(&command);
     std::unique_ptr<RawTerminal> raw;
-    if (flags_.command.terminal) raw = std::make_unique<RawTerminal>();
+    if (command_.terminal) raw = std::make_unique<RawTerminal>();
     auto result = command.run();
     raw.reset();
     signals.set_command(nullptr);
@@ -291,6 +303,8 @@ class Run {
 
   const GlobalFlags& global_;
   const RunFlags& flags_;
+  CommandFlags command_;
+  std::optional<ImageForRun> image_;
   Installation installation_;
   v1::VmSpec spec_;
   bool own_daemon_ = false;
