@@ -44,6 +44,9 @@ struct GuestRange {
 inline constexpr Gpa kLowRamEnd{0xc000'0000};
 inline constexpr Gpa kHighRamStart{0x1'0000'0000};
 
+/// RAM's unit on the host.
+inline constexpr uint64_t kGuestPageBytes = 4096;
+
 /// A piece of guest RAM that lies wholly inside one region. Offsets and sizes are checked: an
 /// access past the end is our own bug and CHECKs, so callers compare with size() first.
 class GuestSpan {
@@ -79,6 +82,9 @@ class GuestSpan {
 
   /// The part [offset, offset + size_bytes).
   GuestSpan subspan(uint64_t offset, uint64_t size_bytes) const;
+
+  /// The pages of kGuestPageBytes that lie wholly in it; empty where there are none.
+  GuestSpan whole_pages() const;
 
   /// For readv, writev and the ring only: the kernel copies, we never look through it.
   iovec as_iovec() const { return {host_, static_cast<size_t>(size_)}; }
@@ -136,6 +142,12 @@ class GuestMemory {
   /// may touch.
   Result<> leave(FdRef file);
   MemorySharing sharing() const { return sharing_; }
+
+  /// The guest does without what is in these whole pages, and the host may have their memory. They
+  /// stay RAM: who touches them next finds zeroes in shared RAM, of which the file gets a hole, and
+  /// in private RAM what the file has there (of a copied chunk: zeroes). Not of RAM that is filled
+  /// by faults, which would wait for their content once more.
+  Result<> release(const GuestSpan& pages) const;
 
   ~GuestMemory();
   GuestMemory(GuestMemory&& other) noexcept;

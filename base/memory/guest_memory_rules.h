@@ -32,4 +32,11 @@ inline constexpr auto kPrivateMemoryRules = std::to_array<seccomp::Rule>({
                     seccomp::equals64(3, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED)}),
 });
 
+inline constexpr auto kReleaseMemoryRules = std::to_array<seccomp::Rule>({
+    seccomp::allow(__NR_madvise, "pages of shared guest RAM that the guest does without",
+                   {seccomp::equals32(2, MADV_REMOVE)}),
+    seccomp::allow(__NR_madvise, "pages of private guest RAM that the guest does without",
+                   {seccomp::equals32(2, MADV_DONTNEED)}),
+});
+
 }  // namespace mayfly

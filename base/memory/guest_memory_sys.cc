@@ -12,7 +12,7 @@
 namespace mayfly {
 namespace {
 
-constexpr uint64_t kPageSize = 4096;
+constexpr uint64_t kPageSize = kGuestPageBytes;
 constexpr uint64_t kHugePageSize = kChunkBytes;
 constexpr uint64_t kMaxSize = uint64_t{1} << 42;
 
@@ -72,6 +72,14 @@ void GuestSpan::store_release_u16(uint64_t offset, uint16_t value) const {
 
 GuestSpan GuestSpan::subspan(uint64_t offset, uint64_t size_bytes) const {
   return GuestSpan(at(offset, size_bytes), size_bytes);
+}
+
+GuestSpan GuestSpan::whole_pages() const {
+  const auto start = std::bit_cast<uintptr_t>(host_);
+  const uint64_t skipped = (kPageSize - start % kPageSize) % kPageSize;
+  if (size_ < skipped + kPageSize) return {};
+  const uint64_t size = size_ - skipped;
+  return subspan(skipped, size - size % kPageSize);
 }
 
 Result<GuestMemory> GuestMemory::create(FdRef file, uint64_t size_bytes, MemorySharing sharing) {
@@ -184,6 +192,16 @@ Result<> GuestMemory::leave(FdRef file) {
   CHECK(sharing_ == MemorySharing::kShared);
   sharing_ = MemorySharing::kPrivate;
   return map(file);
+}
+
+Result<> GuestMemory::release(const GuestSpan& pages) const {
+  CHECK(std::bit_cast<uintptr_t>(pages.host_) % kPageSize == 0 && pages.size_ % kPageSize == 0);
+  // A private mapping has pages of its own to give; the file's are others', too.
+  const int advice = sharing_ == MemorySharing::kShared ? MADV_REMOVE : MADV_DONTNEED;
+  // SAFETY: a span of this RAM's, which stays mapped; nobody holds a reference into it.
+  if (pages.size_ == 0 || ::madvise(pages.host_, pages.size_, advice) == 0) return {};
+  return fail_errno({Code::kUnavailable, "MEMORY_RELEASE"}, errno, "memory: release %llu bytes",
+                    static_cast<unsigned long long>(pages.size_));
 }
 
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 namespace mayfly {
 namespace {
@@ -126,6 +127,55 @@ TEST_CASE("copied chunks are as their file, on both sides of the gap and in RAM'
   uint64_t in_file = 0;
   REQUIRE(pread_exact(memfd.ref(), std::as_writable_bytes(std::span(&in_file, 1)), below.value));
   CHECK_EQ(in_file, below.value + 1);
+}
+
+uint64_t blocks_of(FdRef file) {
+  struct stat status = {};
+  REQUIRE(::fstat(file.number(), &status) == 0);
+  return static_cast<uint64_t>(status.st_blocks);
+}
+
+TEST_CASE("released pages of shared RAM are holes in its file, and can be used again") {
+  const Fd file = *Fd::memfd("test", kMiB);
+  const GuestMemory memory = *GuestMemory::create(file.ref(), kMiB);
+  const GuestSpan all = *memory.view({Gpa{0}, kMiB});
+  for (uint64_t at = 0; at < kMiB; at += kGuestPageBytes) all.store<uint64_t>(at, ~at);
+  const uint64_t before = blocks_of(file.ref());
+  REQUIRE(memory.release(all.subspan(16 * kGuestPageBytes, 64 * kGuestPageBytes)).has_value());
+  CHECK_EQ(blocks_of(file.ref()), before - 64 * kGuestPageBytes / 512);
+  CHECK_EQ(all.load<uint64_t>(15 * kGuestPageBytes), ~(15 * kGuestPageBytes));
+  CHECK_EQ(all.load<uint64_t>(16 * kGuestPageBytes), 0);
+  CHECK_EQ(all.load<uint64_t>(79 * kGuestPageBytes), 0);
+  CHECK_EQ(all.load<uint64_t>(80 * kGuestPageBytes), ~(80 * kGuestPageBytes));
+  all.store<uint64_t>(16 * kGuestPageBytes, 5);
+  CHECK_EQ(all.load<uint64_t>(16 * kGuestPageBytes), 5);
+  CHECK(memory.release(GuestSpan()).has_value());
+}
+
+TEST_CASE("released pages of private RAM are the file's again, which keeps its own") {
+  const Fd file = *Fd::memfd("test", kMiB);
+  const GuestMemory shared = *GuestMemory::create(file.ref(), kMiB);
+  shared.view({Gpa{0x3000}, 8})->store<uint64_t>(0, 7);
+  const GuestMemory memory = *GuestMemory::create(file.ref(), kMiB, MemorySharing::kPrivate);
+  const GuestSpan page = *memory.view({Gpa{0x3000}, kGuestPageBytes});
+  page.store<uint64_t>(0, 8);
+  REQUIRE(memory.release(page).has_value());
+  CHECK_EQ(page.load<uint64_t>(0), 7);
+  CHECK_EQ(shared.view({Gpa{0x3000}, 8})->load<uint64_t>(0), 7);
+}
+
+TEST_CASE("the whole pages of a span are those that lie in it with all their bytes") {
+  const GuestMemory memory = make(kMiB);
+  const auto pages = [&](uint64_t start, uint64_t size) {
+    return memory.view({Gpa{start}, size})->whole_pages().size() / kGuestPageBytes;
+  };
+  CHECK_EQ(pages(0x1000, 0x2000), 2);
+  CHECK_EQ(pages(0x1001, 0x2000), 1);
+  CHECK_EQ(pages(0x1fff, 0x1001), 1);
+  CHECK_EQ(pages(0x1001, 0x1ffe), 0);
+  CHECK_EQ(pages(0x1fff, 0x1000), 0);
+  CHECK_EQ(pages(0x1000, 0xfff), 0);
+  CHECK_EQ(memory.view({Gpa{kMiB}, 0})->whole_pages().size(), 0);
 }
 
 TEST_CASE("a span is compared with bytes") {

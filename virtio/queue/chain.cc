@@ -115,4 +115,9 @@ Result<size_t> ChainWriter::take_iovecs(uint64_t size_bytes, std::span<iovec> ou
   return count;
 }
 
+GuestSpan ChainWriter::take_pages(uint64_t limit) {
+  const GuestSpan pages = cursor_.take_piece(cursor_.remaining()).whole_pages();
+  return pages.size() <= limit ? pages : pages.subspan(0, limit - limit % kGuestPageBytes);
+}
+
 }  // namespace mayfly::virtio

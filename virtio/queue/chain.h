@@ -80,6 +80,10 @@ class ChainWriter {
   size_t write_some(std::span<const std::byte> in);
   /// As ChainReader::take_iovecs(), counted as written.
   Result<size_t> take_iovecs(uint64_t size_bytes, std::span<iovec> out);
+  /// The next buffer's whole pages of 4 KiB of RAM, of at most `limit` bytes, for devices that are
+  /// given pages and do not write to them: empty where there are none in it. All of the buffer is
+  /// consumed, and nothing counted as written.
+  GuestSpan take_pages(uint64_t limit);
   /// The last `size_bytes` writable bytes, wherever the descriptors are cut before them (a block
   /// request's status byte), taken off the end and not counted as written. An Error where they lie
   /// in two descriptors, which a single byte never does.
