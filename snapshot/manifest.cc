@@ -2,6 +2,7 @@
 #include "snapshot/manifest.h"
 
 #include "base/wire_table.h"
+#include "snapshot/balloon_table.h"
 #include "snapshot/cpuid_table.h"
 #include "snapshot/memory_index.h"
 #include "snapshot/state_codec.h"
@@ -40,6 +41,7 @@ struct WireTable<snapshot::MachineInfo> {
     wire.number(5, "guest_cid", machine.guest_cid);
     wire.number(6, "has_rng", machine.has_rng);
     wire.number(7, "has_agent", machine.has_agent);
+    wire.optional(9, "balloon", machine.balloon);
   }
 };
 
@@ -250,7 +252,8 @@ bool valid_id(const std::string& id) {
 }
 
 Sealed encode_manifest(const Manifest& manifest) {
-  return seal(PartKind::kManifest, encode(manifest).bytes(), major_of(manifest));
+  return seal(PartKind::kManifest, encode(manifest).bytes(), major_of(manifest),
+              manifest.machine.balloon ? kFormatMinorBalloon : kFormatMinor);
 }
 
 Result<Manifest> decode_manifest(std::span<const std::byte> file) {

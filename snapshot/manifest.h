@@ -10,6 +10,7 @@
 #include "snapshot/digest.h"
 #include "snapshot/host.h"
 #include "snapshot/sealed.h"
+#include "virtio/balloon/state.h"
 
 #include <array>
 #include <cstdint>
@@ -79,6 +80,7 @@ struct MachineInfo {
   uint64_t guest_cid = 0;
   bool has_rng = false;
   bool has_agent = false;
+  std::optional<virtio::balloon::Options> balloon = {};
 
   friend bool operator==(const MachineInfo&, const MachineInfo&) = default;
 };

@@ -59,10 +59,10 @@ Result<> check(const Header& header, PartKind part, size_t rest) {
 
 }  // namespace
 
-Sealed seal(PartKind part, std::span<const std::byte> payload, uint16_t major) {
+Sealed seal(PartKind part, std::span<const std::byte> payload, uint16_t major, uint16_t minor) {
   Header header = {.magic = {},
                    .major = major,
-                   .minor = kFormatMinor,
+                   .minor = minor,
                    .part = static_cast<uint32_t>(part),
                    .header_bytes = sizeof(Header),
                    .digest_algorithm = kXxh3,

@@ -20,6 +20,8 @@ namespace mayfly::snapshot {
 
 inline constexpr uint16_t kFormatMajor = 1;
 inline constexpr uint16_t kFormatMinor = 0;
+/// Of a manifest or a state with a balloon.
+inline constexpr uint16_t kFormatMinorBalloon = 2;
 /// Of a manifest that names captured disks or a compressed memory. The other parts have had one
 /// form only, to which fields were added.
 inline constexpr uint16_t kFormatMajor2 = 2;
@@ -52,7 +54,8 @@ struct Sealed {
 };
 
 /// The file that holds `payload`.
-Sealed seal(PartKind part, std::span<const std::byte> payload, uint16_t major = kFormatMajor);
+Sealed seal(PartKind part, std::span<const std::byte> payload, uint16_t major = kFormatMajor,
+            uint16_t minor = kFormatMinor);
 
 struct Unsealed {
   /// Into the bytes that were given.

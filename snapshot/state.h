@@ -4,6 +4,7 @@
 // parts and hands it to them again, each of which checks its own like guest input.
 #pragma once
 
+#include "virtio/balloon/state.h"
 #include "virtio/blk/state.h"
 #include "virtio/console/state.h"
 #include "virtio/rng/state.h"
@@ -33,7 +34,7 @@ struct Device {
   virtio::MmioState transport;
   /// monostate: a kind of device that this version does not know; decode_state() refuses it.
   std::variant<std::monostate, virtio::blk::State, virtio::console::State, virtio::rng::State,
-               virtio::vsock::State>
+               virtio::vsock::State, virtio::balloon::State>
       device;
 
   friend bool operator==(const Device&, const Device&) = default;

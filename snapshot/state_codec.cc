@@ -2,8 +2,10 @@
 #include "snapshot/state_codec.h"
 
 #include "base/wire_table.h"
+#include "snapshot/balloon_table.h"
 #include "snapshot/cpuid_table.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace mayfly {
@@ -121,6 +123,15 @@ struct WireTable<virtio::vsock::State> {
 };
 
 template <>
+struct WireTable<virtio::balloon::State> {
+  static void fields(auto& wire, auto& balloon) {
+    wire.number(1, "target_pages", balloon.target_pages);
+    wire.number(2, "actual_pages", balloon.actual_pages);
+    wire.message(3, "options", balloon.options);
+  }
+};
+
+template <>
 struct WireTable<snapshot::Device> {
   static void fields(auto& wire, auto& slot) {
     wire.message(1, "transport", slot.transport);
@@ -128,6 +139,7 @@ struct WireTable<snapshot::Device> {
     wire.alternative(3, "console", slot.device, std::in_place_type<virtio::console::State>);
     wire.alternative(4, "rng", slot.device, std::in_place_type<virtio::rng::State>);
     wire.alternative(5, "vsock", slot.device, std::in_place_type<virtio::vsock::State>);
+    wire.alternative(7, "balloon", slot.device, std::in_place_type<virtio::balloon::State>);
   }
 };
 
@@ -146,7 +158,11 @@ struct WireTable<snapshot::MachineState> {
 namespace mayfly::snapshot {
 
 Sealed encode_state(const MachineState& state) {
-  return seal(PartKind::kState, encode(state).bytes());
+  const bool has_balloon = std::ranges::any_of(state.devices, [](const Device& device) {
+    return std::holds_alternative<virtio::balloon::State>(device.device);
+  });
+  return seal(PartKind::kState, encode(state).bytes(), kFormatMajor,
+              has_balloon ? kFormatMinorBalloon : kFormatMinor);
 }
 
 Result<MachineState> decode_state(std::span<const std::byte> file) {

@@ -91,6 +91,24 @@ TEST_CASE("the table reads what the protobuf library writes, and nothing is lost
   CHECK_EQ(image(read->vcpus[1].state), image(sample_state().vcpus[1].state));
 }
 
+TEST_CASE("a balloon comes back as it was, in a newer minor version") {
+  MachineState machine = sample_state();
+  Device balloon = machine.devices[1];
+  balloon.device = virtio::balloon::State{
+      .target_pages = 1000,
+      .actual_pages = 900,
+      .options = {.deflate_on_oom = true, .free_page_reporting = true, .stats_interval_s = 60}};
+  machine.devices.push_back(balloon);
+  CHECK_EQ(encode_state(sample_state()).bytes[10], 0);
+  CHECK_EQ(encode_state(machine).bytes[10], 2);
+  const state::MachineState message = as_library(machine);
+  CHECK_EQ(message.devices(4).balloon().actual_pages(), 900);
+  CHECK_EQ(message.devices(4).balloon().options().stats_interval_s(), 60);
+  const auto read = decode_payload(message.SerializeAsString());
+  REQUIRE(read.has_value());
+  CHECK(read->devices == machine.devices);
+}
+
 // `change` makes the message wrong; the error has to say `part`.
 template <typename Change>
 void refused(const char* part, Change change) {

@@ -107,6 +107,12 @@ Result<Answer> Monitor::answer(Request& request) {
           [&](GetPages& call) -> Result<Answer> {
             return Answer(TRY(TRY(claimed())->pages(call.query)));
           },
+          [&](SetBalloon& call) -> Result<Answer> {
+            Machine& machine = *TRY(claimed());
+            TRY(machine.set_balloon(call.target_pages));
+            return Answer(TRY(machine.balloon()));
+          },
+          [&](GetBalloon&) -> Result<Answer> { return Answer(TRY(TRY(claimed())->balloon())); },
           [&](GetMemory&) -> Result<Answer> {
             const Machine& machine = *TRY(claimed());
             return Answer(

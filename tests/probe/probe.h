@@ -73,6 +73,8 @@ void test_console();
 void test_echo();
 void test_touch();
 void test_pages();
+/// A command of test_pages() for a balloon; false: it is none. Says what came of it.
+bool balloon_command(uint8_t command, uint64_t first, uint64_t count);
 void test_blk();
 void test_blk_read_only();
 void test_blk_bad();

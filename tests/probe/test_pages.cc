@@ -20,7 +20,9 @@ uint64_t take_number(const uint8_t*& at) {
 }  // namespace
 
 // "w FIRST COUNT VALUE" fills pages with a word, "r FIRST COUNT" reads a word of each; answered
-// with "done" and the sum of what was read. 'q' is the end.
+// with "done" and the sum of what was read. To a balloon go "i FIRST COUNT" (inflate), "d FIRST
+// COUNT" (deflate), "f FIRST COUNT" (report as free), "a PAGES" (so many were given) and "t";
+// answered with what the device did and its target. 'q' is the end.
 void test_pages() {
   start_report();
   {
@@ -34,6 +36,7 @@ void test_pages() {
     const uint8_t* at = bytes + 1;
     const uint64_t first = take_number(at);
     const uint64_t count = take_number(at);
+    if (balloon_command(bytes[0], first, count)) continue;
     const uint64_t value = take_number(at);
     uint64_t sum = 0;
     for (uint64_t page = first; page < first + count; ++page) {

@@ -9,7 +9,7 @@
 
 namespace probe {
 
-enum class DeviceId : uint32_t { kBlk = 2, kConsole = 3, kRng = 4, kVsock = 19 };
+enum class DeviceId : uint32_t { kBlk = 2, kConsole = 3, kRng = 4, kBalloon = 5, kVsock = 19 };
 
 // Register offsets (4.2.2).
 enum Register : uint64_t {

@@ -25,6 +25,8 @@ RACE = "depends on who comes first to a lock or a device"
 UNREACHED = {
     ("clock_gettime", "clock_gettime() where the vDSO cannot read the host's clock source"): "another host",
     ("ioctl", "file_size() of a block device"): "no block device in the lab is free to use as a disk",
+    ("madvise", "pages of shared guest RAM that the guest does without"): "tests/control/balloon_test.py",
+    ("madvise", "pages of private guest RAM that the guest does without"): "tests/control/balloon_test.py",
     ("shutdown", "the guest takes no more"): "the agent ends both directions or none; tests/probe does it",
     ("writev", "glibc's last words"): ABORT,
     ("mmap", "where glibc keeps a copy of its last words"): ABORT,

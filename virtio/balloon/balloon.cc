@@ -145,7 +145,10 @@ void Balloon::read_stats(Chain& chain) {
   for (size_t i = 0; i < kMaxStats; ++i) {
     const Result<Stat> stat = chain.reader.read_object<Stat>();
     if (!stat) break;
-    if (stat->tag < kStatCount) stats.values[stat->tag] = stat->value;
+    // Packed: no reference to either field may be taken.
+    const uint16_t tag = stat->tag;
+    const uint64_t value = stat->value;
+    if (tag < kStatCount) stats.values[tag] = value;
   }
   stats_ = stats;
 }

@@ -131,6 +131,13 @@ Result<Configure> take_configure(const message::Configure& message, Descriptors 
   machine.disks = TRY(take_disks(message.disks, fds));
   machine.console = TRY(take_console(message.console, fds));
   if (message.vsock) machine.vsock = TRY(take_vsock(*message.vsock, fds));
+  if (message.balloon) {
+    machine.balloon =
+        BalloonConfig{.target_pages = message.balloon->target_pages,
+                      .options = {.deflate_on_oom = message.balloon->deflate_on_oom,
+                                  .free_page_reporting = message.balloon->free_page_reporting,
+                                  .stats_interval_s = message.balloon->stats_interval_s}};
+  }
   machine.has_rng = !message.no_rng;
   machine.has_debug_serial = message.debug_serial;
   machine.start = message.start ? StartMode::kRunning : StartMode::kStopped;
@@ -194,6 +201,8 @@ Call plain_call(message::Plain call) {
       return GetStats{};
     case message::Plain::kGetMemory:
       return GetMemory{};
+    case message::Plain::kGetBalloon:
+      return GetBalloon{};
   }
   CHECK(false);
 }
@@ -224,6 +233,9 @@ Result<Call> take_call(const message::Request& request, Descriptors fds) {
   }
   if (const auto* map = std::get_if<message::MapMemory>(&request.call)) {
     return Call(TRY(take_map_memory(*map, fds)));
+  }
+  if (const auto* set = std::get_if<message::SetBalloon>(&request.call)) {
+    return Call(SetBalloon{.target_pages = set->target_pages});
   }
   if (const auto* plain = std::get_if<message::Plain>(&request.call)) return plain_call(*plain);
   return fail({Code::kUnimplemented, "UNKNOWN_CALL"}, "request %llu has no call this monitor knows",
@@ -292,6 +304,27 @@ WireWriter encode(const MappedMemory& mapped) {
   return message;
 }
 
+WireWriter encode(const BalloonReport& report) {
+  const bool has_stats = report.stats.at_ns != 0;
+  const uint64_t fields[] = {report.target_pages,
+                             report.actual_pages,
+                             report.counters.inflated_pages,
+                             report.counters.reported_pages,
+                             report.counters.failures,
+                             has_stats ? 1u : 0u,
+                             report.stats_age_ns};
+  WireWriter message;
+  message.numbers(fields);
+  for (uint32_t tag = 0; tag < report.stats.values.size(); ++tag) {
+    if (!report.stats.values[tag]) continue;
+    const uint64_t stat[] = {tag, *report.stats.values[tag]};
+    WireWriter added;
+    added.numbers(stat);
+    message.message(8, added);
+  }
+  return message;
+}
+
 WireWriter encode(const Error& error) {
   WireWriter status;
   status.number(1, static_cast<uint64_t>(error.code()));
@@ -313,7 +346,7 @@ std::expected<Request, Refusal> parse_request(std::span<const std::byte> packet,
 
 std::string make_reply(uint64_t id, const Result<Answer>& result) {
   constexpr uint32_t kId = 1, kStatus = 2, kPhases = 3, kStats = 4, kSaved = 5, kMemory = 6,
-                     kPages = 7, kMapped = 9, kTouchedPages = 11;
+                     kPages = 7, kMapped = 9, kTouchedPages = 11, kBalloon = 12;
   WireWriter reply;
   reply.number(kId, id);
   if (!result) {
@@ -332,6 +365,8 @@ std::string make_reply(uint64_t id, const Result<Answer>& result) {
     reply.message(kPages, encode(*pages));
   } else if (const auto* mapped = std::get_if<MappedMemory>(&*result)) {
     reply.message(kMapped, encode(*mapped));
+  } else if (const auto* balloon = std::get_if<BalloonReport>(&*result)) {
+    reply.message(kBalloon, encode(*balloon));
   }
   return std::move(reply).take();
 }

@@ -280,6 +280,37 @@ Result<GetPages> parse_get_pages(Bytes bytes) {
   return get;
 }
 
+Result<Balloon> parse_balloon(Bytes bytes) {
+  Balloon balloon;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        balloon.target_pages = TRY(field->u64());
+        break;
+      case 2:
+        balloon.deflate_on_oom = TRY(field->u64()) != 0;
+        break;
+      case 3:
+        balloon.free_page_reporting = TRY(field->u64()) != 0;
+        break;
+      case 4:
+        balloon.stats_interval_s = TRY(field->u32());
+        break;
+    }
+  }
+  return balloon;
+}
+
+Result<SetBalloon> parse_set_balloon(Bytes bytes) {
+  SetBalloon set;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    if (field->number == 1) set.target_pages = TRY(field->u64());
+  }
+  return set;
+}
+
 Result<Configure> parse_configure(Bytes bytes) {
   Configure configure;
   WireReader reader(bytes);
@@ -333,6 +364,9 @@ Result<Configure> parse_configure(Bytes bytes) {
       case 16:
         configure.restore = TRY(parse_restore(TRY(field->message())));
         break;
+      case 18:
+        configure.balloon = TRY(parse_balloon(TRY(field->message())));
+        break;
     }
   }
   return configure;
@@ -342,7 +376,7 @@ Result<Configure> parse_configure(Bytes bytes) {
 
 Result<Request> parse(Bytes packet) {
   constexpr uint32_t kId = 1, kConfigure = 2, kVsockConnect = 7, kSave = 9, kClaim = 11,
-                     kGetPages = 12, kMapMemory = 14, kGetTouchedPages = 16;
+                     kGetPages = 12, kMapMemory = 14, kGetTouchedPages = 16, kSetBalloon = 17;
   Request request;
   WireReader reader(packet);
   while (const auto field = TRY(reader.next())) {
@@ -371,12 +405,16 @@ Result<Request> parse(Bytes packet) {
       case kMapMemory:
         request.call = TRY(parse_map_memory(TRY(field->message())));
         break;
+      case kSetBalloon:
+        request.call = TRY(parse_set_balloon(TRY(field->message())));
+        break;
       case static_cast<uint32_t>(Plain::kStart):
       case static_cast<uint32_t>(Plain::kPause):
       case static_cast<uint32_t>(Plain::kResume):
       case static_cast<uint32_t>(Plain::kStop):
       case static_cast<uint32_t>(Plain::kGetStats):
       case static_cast<uint32_t>(Plain::kGetMemory):
+      case static_cast<uint32_t>(Plain::kGetBalloon):
         request.call = Plain{field->number};
         break;
     }

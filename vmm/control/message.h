@@ -80,6 +80,17 @@ struct MapMemory {
   uint32_t guard_fd = 0;
 };
 
+struct Balloon {
+  uint64_t target_pages = 0;
+  bool deflate_on_oom = false;
+  bool free_page_reporting = false;
+  uint32_t stats_interval_s = 0;
+};
+
+struct SetBalloon {
+  uint64_t target_pages = 0;
+};
+
 struct Configure {
   uint32_t vcpu_count = 0;
   uint64_t memory_bytes = 0;
@@ -97,6 +108,7 @@ struct Configure {
   bool end_on_disconnect = false;
   bool debug_serial = false;
   std::optional<Restore> restore;
+  std::optional<Balloon> balloon;
 };
 
 struct ChangedPages {
@@ -130,13 +142,14 @@ enum class Plain : uint32_t {
   kStop = 6,
   kGetStats = 8,
   kGetMemory = 10,
+  kGetBalloon = 18,
 };
 
 struct Request {
   uint64_t id = 0;
   /// monostate: none that is known.
   std::variant<std::monostate, Configure, Plain, VsockPort, Save, Claim, GetTouchedPages, GetPages,
-               MapMemory>
+               MapMemory, SetBalloon>
       call;
 };
 

@@ -51,10 +51,15 @@ struct MapMemory {
   MissingMemoryConfig memory;
 };
 
+struct SetBalloon {
+  uint64_t target_pages = 0;
+};
+struct GetBalloon {};
+
 struct Request {
   uint64_t id = 0;
   std::variant<Configure, Start, Pause, Resume, Stop, VsockConnect, GetStats, Save, GetMemory,
-               Claim, GetTouchedPages, GetPages, MapMemory>
+               Claim, GetTouchedPages, GetPages, MapMemory, SetBalloon, GetBalloon>
       call;
 };
 
@@ -71,7 +76,7 @@ struct MappedMemory {
 
 /// What a call answers with when it succeeds.
 using Answer = std::variant<std::monostate, Phases, MachineStats, Saved, Memory, TouchedPages,
-                            PageReport, MappedMemory>;
+                            PageReport, MappedMemory, BalloonReport>;
 
 struct ExitReport {
   ExitReason reason;

@@ -63,6 +63,14 @@ Result<> validate_parked(const MachineConfig& config) {
               "%s: comes with the claim of a machine that is parked", field);
 }
 
+Result<> validate_balloon(const BalloonConfig& balloon, uint64_t memory_bytes) {
+  TRY(validate_target(balloon.target_pages, memory_bytes));
+  if (balloon.options.stats_interval_s <= kMaxStatsIntervalS) return {};
+  return fail({Code::kInvalidArgument, "BALLOON_STATS"},
+              "balloon.stats_interval_s: %u is above the limit of %u",
+              balloon.options.stats_interval_s, kMaxStatsIntervalS);
+}
+
 Result<> validate_copies(const RestoreConfig& restore, uint64_t memory_bytes) {
   const std::vector<ChunkRun>& runs = restore.copied_chunks;
   TRY(at_most(runs.size(), kMaxCopiedRuns, "restore.copied_chunks"));
@@ -134,7 +142,18 @@ Result<> validate(const MachineConfig& config) {
   if (config.vsock) {
     TRY(parks ? validate_host_ports(*config.vsock) : validate_vsock(*config.vsock));
   }
+  if (config.balloon) TRY(validate_balloon(*config.balloon, config.memory_bytes));
   return {};
+}
+
+Result<> validate_target(uint64_t target_pages, uint64_t memory_bytes) {
+  // What the device's registers can say is 16 TiB, more than RAM can be.
+  const uint64_t pages = memory_bytes / kPageSize;
+  if (target_pages <= pages) return {};
+  return fail({Code::kInvalidArgument, "BALLOON_TARGET"},
+              "balloon.target_pages: %llu are more than the %llu of RAM",
+              static_cast<unsigned long long>(target_pages),
+              static_cast<unsigned long long>(pages));
 }
 
 Result<> validate(const ClaimConfig& config) {
@@ -151,7 +170,7 @@ Result<> validate(const MissingMemoryConfig& config) {
 }
 
 uint32_t virtio_device_count(const MachineConfig& config) {
-  return 1 + (config.has_rng ? 1 : 0) + (config.vsock ? 1 : 0) +
+  return 1 + (config.has_rng ? 1 : 0) + (config.vsock ? 1 : 0) + (config.balloon ? 1 : 0) +
          static_cast<uint32_t>(config.disks.size());
 }
 

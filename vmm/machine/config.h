@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/memory/guest_memory.h"
+#include "virtio/balloon/balloon.h"
 #include "vmm/boot/acpi.h"
 
 #include <cstdint>
@@ -26,6 +27,7 @@ inline constexpr size_t kMaxVsockHostPorts = 16;
 inline constexpr size_t kMaxLayers = 4;
 /// Each is a mapping of its own, of the 65530 that Linux lets a process have.
 inline constexpr size_t kMaxCopiedRuns = 1024;
+inline constexpr uint32_t kMaxStatsIntervalS = 86'400;
 inline constexpr uint64_t kMinGuestCid = 3;
 inline constexpr uint64_t kMaxGuestCid = 0xffff'fffe;
 
@@ -53,6 +55,12 @@ struct VsockHostPort {
 struct VsockConfig {
   uint64_t guest_cid = 0;
   std::vector<VsockHostPort> host_ports;
+};
+
+struct BalloonConfig {
+  /// Not looked at with `restore`.
+  uint64_t target_pages = 0;
+  virtio::balloon::Options options;
 };
 
 /// Some pages of a memory, each at its own offset in `memory`; `pages` has a bit for each 4 KiB of
@@ -120,6 +128,7 @@ struct MachineConfig {
   ConsoleConfig console;
   std::optional<VsockConfig> vsock;
   bool has_rng = true;
+  std::optional<BalloonConfig> balloon;
   bool has_debug_serial = false;
   StartMode start = StartMode::kStopped;
   bool end_on_disconnect = false;
@@ -135,7 +144,10 @@ Result<> validate(const MachineConfig& config);
 Result<> validate(const ClaimConfig& config);
 Result<> validate(const MissingMemoryConfig& config);
 
-/// How many virtio devices the machine has: console, entropy, vsock, disks.
+/// A balloon's target, of a machine with so much RAM.
+Result<> validate_target(uint64_t target_pages, uint64_t memory_bytes);
+
+/// How many virtio devices the machine has: console, entropy, vsock, balloon, disks.
 uint32_t virtio_device_count(const MachineConfig& config);
 
 /// RAM stays behind as it is, in the file it was made from.
@@ -197,6 +209,16 @@ struct PageReport {
   std::string swapped;
   /// With find_zero: of the resident ones.
   std::string zero;
+};
+
+/// What a balloon is like just now.
+struct BalloonReport {
+  uint32_t target_pages = 0;
+  uint32_t actual_pages = 0;
+  virtio::balloon::Counters counters;
+  virtio::balloon::Stats stats;
+  /// Of the stats, where there are any.
+  uint64_t stats_age_ns = 0;
 };
 
 /// When each step of building and starting ended; CLOCK_MONOTONIC in ns, 0: not reached.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/machine/device_set.h"
 
+#include "base/clock.h"
+#include "virtio/balloon/backend.h"
 #include "virtio/blk/uring_backend.h"
 #include "virtio/console/loop_input.h"
 #include "virtio/console/ring_sink.h"
@@ -19,6 +21,7 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const Parts& parts) {
         std::make_unique<virtio::rng::Rng>(std::make_unique<virtio::rng::KernelEntropy>())));
   }
   TRY(set->add_vsock());
+  TRY(set->add_balloon());
   TRY(set->add_disks(parts.config.disks));
   return set;
 }
@@ -69,6 +72,19 @@ Result<> DeviceSet::add_host_ports(VsockConfig& config) {
     TRY(vsock_->add_host_port(port.port, std::move(port.stream)));
   }
   return {};
+}
+
+Result<> DeviceSet::add_balloon() {
+  using namespace virtio::balloon;
+  if (!parts_.config.balloon) return {};
+  const auto& restore = parts_.config.restore;
+  const auto policy =
+      restore && restore->is_mapped ? RamTaker::Policy::kKeep : RamTaker::Policy::kRelease;
+  auto balloon = std::make_unique<Balloon>(
+      std::make_unique<RamTaker>(parts_.memory, policy), parts_.config.balloon->options,
+      static_cast<uint32_t>(parts_.config.balloon->target_pages));
+  balloon_ = balloon.get();
+  return add(std::move(balloon));
 }
 
 Result<> DeviceSet::add_disks(std::vector<DiskConfig>& disks) {
@@ -199,6 +215,38 @@ Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {
   }
   const std::lock_guard held(parts_.loop.lock());
   return vsock_->connect(port, std::move(stream));
+}
+
+Result<> DeviceSet::need_balloon(const char* what) const {
+  if (balloon_ != nullptr) return {};
+  return fail({Code::kFailedPrecondition, "NO_BALLOON"}, "%s: the VM has no balloon", what);
+}
+
+Result<> DeviceSet::set_balloon(uint32_t target_pages) {
+  TRY(need_balloon("set_balloon"));
+  const std::lock_guard held(parts_.loop.lock());
+  balloon_->set_target(target_pages);
+  return {};
+}
+
+Result<BalloonReport> DeviceSet::balloon() const {
+  TRY(need_balloon("get_balloon"));
+  const std::lock_guard held(parts_.loop.lock());
+  const virtio::balloon::Stats& stats = balloon_->stats();
+  return BalloonReport{.target_pages = balloon_->target_pages(),
+                       .actual_pages = balloon_->actual_pages(),
+                       .counters = balloon_->counters(),
+                       .stats = stats,
+                       .stats_age_ns = stats.at_ns == 0 ? 0 : monotonic_ns() - stats.at_ns};
+}
+
+uint32_t DeviceSet::stats_interval_s() const {
+  return balloon_ == nullptr ? 0 : balloon_->options().stats_interval_s;
+}
+
+void DeviceSet::ask_for_stats() {
+  const std::lock_guard held(parts_.loop.lock());
+  if (balloon_ != nullptr) balloon_->ask_for_stats();
 }
 
 MachineStats DeviceSet::stats() const {

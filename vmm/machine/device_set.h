@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The virtio devices a config asks for, in their slots: console, entropy, vsock, then the disks.
-// The order is the guest's: slot n is the n-th device in the DSDT, and disks come last so that
-// their number moves nothing else.
+// The virtio devices a config asks for, in their slots: console, entropy, vsock, balloon, then the
+// disks. The order is the guest's: slot n is the n-th device in the DSDT, and disks come last so
+// that their number moves nothing else.
 //
 // Threads: the loop thread, outside the loop's dispatch; each call takes the device lock itself,
 // but create(), which wants it held.
@@ -13,6 +13,7 @@
 #include "base/event/loop.h"
 #include "base/memory/guest_memory.h"
 #include "snapshot/state.h"
+#include "virtio/balloon/balloon.h"
 #include "virtio/blk/blk.h"
 #include "virtio/console/console.h"
 #include "virtio/rng/rng.h"
@@ -71,13 +72,21 @@ class DeviceSet {
 
   Result<> connect_vsock(uint32_t port, Fd stream);
 
+  /// The target was checked; NO_BALLOON where there is none.
+  Result<> set_balloon(uint32_t target_pages);
+  Result<BalloonReport> balloon() const;
+  /// 0: the guest is not asked.
+  uint32_t stats_interval_s() const;
+  void ask_for_stats();
+
   /// The devices' counters.
   MachineStats stats() const;
 
  private:
   /// By its kind, for what kinds do not share.
-  using AnyDevice = std::variant<virtio::console::Console*, virtio::rng::Rng*,
-                                 virtio::vsock::Vsock*, virtio::blk::Blk*>;
+  using AnyDevice =
+      std::variant<virtio::console::Console*, virtio::rng::Rng*, virtio::vsock::Vsock*,
+                   virtio::balloon::Balloon*, virtio::blk::Blk*>;
   struct Place {
     std::unique_ptr<VirtioSlot> slot;
     AnyDevice device;  // the slot's
@@ -89,6 +98,8 @@ class DeviceSet {
   Result<> restore_place(const Place& place, const snapshot::Device& state);
   Result<> add_console();
   Result<> add_vsock();
+  Result<> add_balloon();
+  Result<> need_balloon(const char* what) const;
   Result<> add_disks(std::vector<DiskConfig>& disks);
   Result<> add_host_ports(VsockConfig& config);
   Result<> claim_vsock(ClaimConfig& config);
@@ -96,6 +107,7 @@ class DeviceSet {
   Parts parts_;
   std::vector<Place> places_;
   virtio::vsock::Vsock* vsock_ = nullptr;
+  virtio::balloon::Balloon* balloon_ = nullptr;
 };
 
 }  // namespace mayfly

@@ -11,6 +11,7 @@
 #include "vmm/kvm/cpuid_x86.h"
 #include "vmm/machine/touched_pages_sys.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -22,6 +23,7 @@ constexpr uint64_t kLastWordsNs = 1'000'000'000;
 
 // How long a guest whose kernel panicked may still print and reset itself.
 constexpr uint64_t kPanicGraceNs = 1'000'000'000;
+constexpr uint64_t kSecondNs = 1'000'000'000;
 constexpr const char* kPanicText = "the guest's kernel reported a panic";
 
 }  // namespace
@@ -215,13 +217,37 @@ Result<> Machine::connect_vsock(uint32_t port, Fd stream) {
   return devices_->connect_vsock(port, std::move(stream));
 }
 
+Result<> Machine::set_balloon(uint64_t target_pages) {
+  if (ended())
+    return fail({Code::kFailedPrecondition, "VM_ENDED"}, "set_balloon: the VM has ended");
+  TRY(validate_target(target_pages, memory_->size()));
+  return devices_->set_balloon(static_cast<uint32_t>(target_pages));
+}
+
+uint64_t Machine::stats_deadline_ns() {
+  const uint32_t interval_s = devices_->stats_interval_s();
+  if (interval_s == 0 || state_ != State::kRunning) return 0;
+  if (stats_asked_ns_ == 0) stats_asked_ns_ = monotonic_ns();
+  return stats_asked_ns_ + interval_s * kSecondNs;
+}
+
 Result<> Machine::run_once() {
-  const uint64_t deadline_ns = panic_deadline_ns_.load(std::memory_order_acquire);
-  if (deadline_ns == 0) return loop_.run_once();
+  const uint64_t panic_ns = panic_deadline_ns_.load(std::memory_order_acquire);
+  const uint64_t stats_ns = stats_deadline_ns();
+  if (panic_ns == 0 && stats_ns == 0) return loop_.run_once();
   const uint64_t now_ns = monotonic_ns();
-  if (now_ns < deadline_ns) return loop_.run_once_for(deadline_ns - now_ns);
-  end(ExitReason::kGuestPanic, kPanicText);
-  return {};
+  if (panic_ns != 0 && now_ns >= panic_ns) {
+    end(ExitReason::kGuestPanic, kPanicText);
+    return {};
+  }
+  if (stats_ns != 0 && now_ns >= stats_ns) {
+    stats_asked_ns_ = now_ns;
+    devices_->ask_for_stats();
+    return {};
+  }
+  const uint64_t none = ~uint64_t{0};
+  return loop_.run_once_for(
+      std::min(panic_ns != 0 ? panic_ns : none, stats_ns != 0 ? stats_ns : none) - now_ns);
 }
 
 void Machine::panicked() {

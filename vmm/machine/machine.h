@@ -75,6 +75,10 @@ class Machine final : public EndListener,
   Result<TouchedPages> touched_pages(const TouchedFiles& files);
   Result<> connect_vsock(uint32_t port, Fd stream);
 
+  /// In whatever state it is, but ended. The guest is told; what comes of it balloon() says.
+  Result<> set_balloon(uint64_t target_pages);
+  Result<BalloonReport> balloon() const { return devices_->balloon(); }
+
   /// Runs the loop once. Instead of Loop::run_once() while there is a machine: it may have
   /// something to do at a certain time.
   Result<> run_once();
@@ -141,6 +145,8 @@ class Machine final : public EndListener,
   Result<uint64_t> save_memory(const SaveConfig& config);
 
   Result<> expect(State state, const char* what) const;
+  /// When the guest is to be asked for statistics, while it runs; 0: never.
+  uint64_t stats_deadline_ns();
   Result<> park_vcpus();
   Result<> drain_devices();
 
@@ -158,6 +164,7 @@ class Machine final : public EndListener,
   Phases phases_;
   const vmm::Confinement confinement_;
   State state_ = State::kBuilt;
+  uint64_t stats_asked_ns_ = 0;
   std::unique_ptr<Waiting> waiting_;  // in kParked
   std::atomic<bool> ending_ = false;
   std::atomic<uint64_t> panic_deadline_ns_ = 0;  // 0: no panic

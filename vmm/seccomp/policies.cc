@@ -56,10 +56,11 @@ Policy vcpu_policy() {
 
 Policy loop_policy() {
   Policy policy{.kind = ThreadKind::kLoop, .rules = {}};
-  add(policy, {kLoopRules, kvm::kInterruptRules, kFdWriteRules, virtio::vsock::kBackendRules,
-               virtio::rng::kBackendRules, virtio::console::kLoopInputRules, kServerRules,
-               seccomp::kThreadRules, kFdCloseRules, kVcpuKickRules, kvm::kSaveRules,
-               kPrivateMemoryRules, kSaveFileRules, kEndRules, seccomp::kAbortRules});
+  add(policy,
+      {kLoopRules, kvm::kInterruptRules, kFdWriteRules, virtio::vsock::kBackendRules,
+       virtio::rng::kBackendRules, virtio::console::kLoopInputRules, kServerRules,
+       seccomp::kThreadRules, kFdCloseRules, kVcpuKickRules, kvm::kSaveRules, kPrivateMemoryRules,
+       kReleaseMemoryRules, kSaveFileRules, kEndRules, seccomp::kAbortRules});
   return policy;
 }
 
