@@ -15,7 +15,6 @@
 namespace mayfly::image {
 namespace {
 
-constexpr std::string_view kWhiteout = ".wh.";
 constexpr std::string_view kOpaque = ".wh..wh..opq";
 // Others with this beginning are aufs's own.
 constexpr std::string_view kAufs = ".wh..wh.";

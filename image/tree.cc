@@ -204,6 +204,10 @@ Result<NodeId> Tree::add(NodeId parent, std::string_view name, Attributes attrib
 }
 
 Result<> Tree::enter(NodeId parent, std::string_view name, NodeId id) {
+  if (name.starts_with(kWhiteout)) {
+    return fail({Code::kDataLoss, "IMAGE_PATH"},
+                "path: %s is a whiteout's name, and no directory's", shown(name).c_str());
+  }
   TRY(charge(name.size() + 64));
   nodes_[parent].children.insert_or_assign(std::string(name), Child{id, layer_});
   touch(parent);

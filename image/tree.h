@@ -50,6 +50,9 @@ struct Attributes {
   std::vector<Extent> extents = {};
 };
 
+/// How the names of whiteouts begin: none of the tree's does.
+inline constexpr std::string_view kWhiteout = ".wh.";
+
 using NodeId = uint32_t;
 inline constexpr NodeId kRootNode = 0;
 

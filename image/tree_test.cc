@@ -169,6 +169,7 @@ TEST_CASE("paths that climb, or that go through files, are refused") {
   check_refused(stack.add({{.path = "a/..", .type = 'd'}}), "IMAGE_PATH", "holds \"..\"");
   check_refused(stack.add({{.path = "a/.wh..."}}), "IMAGE_PATH", "names no file");
   check_refused(stack.add({{.path = ".wh."}}), "IMAGE_PATH", "names no file");
+  check_refused(stack.add({{.path = "a/.wh.b/c"}}), "IMAGE_PATH", "a whiteout's name");
   check_refused(stack.add({{.path = "f"}, {.path = "f/x"}}), "IMAGE_PATH", "f is not a directory");
 }
 
