@@ -41,12 +41,22 @@ struct VmFlags {
   std::vector<std::string> disk_limits;
 };
 
+/// Who runs a command in a guest, by numbers.
+struct UserFlags {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  std::vector<uint32_t> groups;
+};
+
 struct CommandFlags {
   std::vector<std::string> argv;
   std::vector<std::string> env;
   std::string workdir;
   bool terminal = false;
   bool no_stdin = false;
+  // As given; and as it is meant, once it is known. Neither: root.
+  std::string user;
+  std::optional<UserFlags> ids;
 };
 
 struct RunFlags {

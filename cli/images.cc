@@ -133,11 +133,6 @@ Result<ImageForRun> ImageForRun::open(const std::string& name, bool writable) {
 
 Result<> ImageForRun::complete(CommandFlags& command) const {
   const image::Execution& execution = record_.execution;
-  if (record_.uid != 0 || record_.gid != 0) {
-    return fail({Code::kUnimplemented, "IMAGE_USER"},
-                "image %s: runs as the user \"%s\" (%u:%u), and commands in guests run as root",
-                name_.c_str(), execution.user.c_str(), record_.uid, record_.gid);
-  }
   if (command.argv.empty()) {
     command.argv = execution.entrypoint;
     command.argv.insert(command.argv.end(), execution.cmd.begin(), execution.cmd.end());
@@ -147,7 +142,14 @@ Result<> ImageForRun::complete(CommandFlags& command) const {
                 "image %s: has no command of its own; give one after --", name_.c_str());
   }
   // What comes later in a list counts: the command line's.
-  std::vector<std::string> env = execution.env;
+  std::vector<std::string> env;
+  if (!command.ids) {
+    if (!record_.home.empty()) env.push_back("HOME=" + record_.home);
+    if (record_.uid != 0 || record_.gid != 0 || !record_.groups.empty()) {
+      command.ids = {.uid = record_.uid, .gid = record_.gid, .groups = record_.groups};
+    }
+  }
+  env.insert(env.end(), execution.env.begin(), execution.env.end());
   env.insert(env.end(), command.env.begin(), command.env.end());
   command.env = std::move(env);
   if (command.workdir.empty()) command.workdir = execution.working_dir;

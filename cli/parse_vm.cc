@@ -3,11 +3,28 @@
 #include "cli/parse.h"
 #include "cli/run.h"
 
+#include <charconv>
+#include <system_error>
+
 namespace mayfly::cli {
 namespace {
 
+UserFlags parse_user(const std::string& text) {
+  UserFlags made;
+  const char* const end = text.data() + text.size();
+  auto at = std::from_chars(text.data(), end, made.uid);
+  if (at.ec == std::errc() && at.ptr != end && *at.ptr == ':') {
+    at = std::from_chars(at.ptr + 1, end, made.gid);
+  }
+  if (at.ec != std::errc() || at.ptr != end) {
+    throw CLI::ValidationError("--user", "\"" + text + "\" is not UID or UID:GID, two numbers");
+  }
+  return made;
+}
+
 void take_command(Everything& all, CommandFlags& flags, bool needed = true) {
   flags.argv.insert(flags.argv.end(), all.guest_command.begin(), all.guest_command.end());
+  if (!flags.user.empty()) flags.ids = parse_user(flags.user);
   if (flags.argv.empty() && needed) throw CLI::RequiredError("a command after --");
 }
 
@@ -55,6 +72,9 @@ void add_command_flags(CLI::App* command, CommandFlags& flags) {
       ->allow_extra_args(false);
   command->add_option("--workdir", flags.workdir, "the command's directory (default: /)")
       ->type_name("DIR");
+  command
+      ->add_option("--user", flags.user, "who runs the command (default: 0:0, or the image's user)")
+      ->type_name("UID[:GID]");
   command->add_flag("-t,--tty", flags.terminal, "give the command a terminal");
   command->add_flag("-n,--no-stdin", flags.no_stdin, "do not forward standard input");
 }

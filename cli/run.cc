@@ -36,6 +36,11 @@ v1::ExecStart exec_start(const std::string& vm_id, const CommandFlags& flags) {
   for (const std::string& entry : flags.env) start.add_env(entry);
   start.set_working_directory(flags.workdir);
   start.set_terminal(flags.terminal);
+  if (flags.ids) {
+    start.mutable_user()->set_uid(flags.ids->uid);
+    start.mutable_user()->set_gid(flags.ids->gid);
+    for (const uint32_t group : flags.ids->groups) start.mutable_user()->add_groups(group);
+  }
   return start;
 }
 

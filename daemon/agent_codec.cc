@@ -120,7 +120,13 @@ std::string encode_restored(std::string_view entropy, uint64_t realtime_ns) {
 
 Result<std::string> encode_exec_start(const ExecStart& start) {
   agent::ExecInput message;
-  agent::ExecInput::Start& out = *message.mutable_start();
+  agent::ExecInput::Start& out =
+      start.user ? *message.mutable_start_as()->mutable_start() : *message.mutable_start();
+  if (start.user) {
+    message.mutable_start_as()->set_uid(start.user->uid);
+    message.mutable_start_as()->set_gid(start.user->gid);
+    for (const uint32_t group : start.user->groups) message.mutable_start_as()->add_groups(group);
+  }
   for (const std::string& arg : start.argv) out.add_argv(arg);
   for (const std::string& entry : start.env) out.add_env(entry);
   out.set_working_directory(start.working_directory);

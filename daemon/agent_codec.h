@@ -60,12 +60,19 @@ struct WindowSize {
   uint32_t rows = 0;
   uint32_t columns = 0;
 };
+struct ExecUser {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  std::vector<uint32_t> groups;
+};
 struct ExecStart {
   std::vector<std::string> argv;
   std::vector<std::string> env;
   std::string working_directory;
   bool terminal = false;
   std::optional<WindowSize> window_size;
+  /// Absent: root.
+  std::optional<ExecUser> user = std::nullopt;
 };
 
 struct ExecStarted {

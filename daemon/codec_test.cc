@@ -93,6 +93,23 @@ TEST_CASE("what a guest says of its new identity is read with its sign, and made
   CHECK(reseeded.failure.size() < 5000);
 }
 
+TEST_CASE("a command for another user is a message that agents of before do not know") {
+  ExecStart start;
+  start.argv = {"id"};
+  start.user = ExecUser{.uid = 7, .gid = 8, .groups = {9, 0}};
+  const auto frame = encode_exec_start(start);
+  REQUIRE(frame);
+  agent::ExecInput message;
+  REQUIRE(message.ParseFromString(frame->substr(4)));
+  REQUIRE(message.has_start_as());
+  CHECK(message.start_as().start().argv(0) == "id");
+  CHECK(message.start_as().uid() == 7);
+  CHECK(message.start_as().gid() == 8);
+  REQUIRE(message.start_as().groups_size() == 2);
+  CHECK(message.start_as().groups(0) == 9);
+  CHECK(message.start_as().groups(1) == 0);
+}
+
 TEST_CASE("a command line too long for one frame is refused") {
   ExecStart start;
   start.argv = {"echo", std::string(kMaxFrameBytes, 'x')};

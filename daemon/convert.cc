@@ -225,7 +225,13 @@ ExecStart from_proto(const v1::ExecStart& in) {
       .working_directory = in.working_directory(),
       .terminal = in.terminal(),
       .window_size = std::nullopt,
+      .user = std::nullopt,
   };
+  if (in.has_user()) {
+    start.user = ExecUser{.uid = in.user().uid(),
+                          .gid = in.user().gid(),
+                          .groups = {in.user().groups().begin(), in.user().groups().end()}};
+  }
   if (in.has_window_size()) start.window_size = from_proto(in.window_size());
   return start;
 }

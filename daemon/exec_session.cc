@@ -15,10 +15,25 @@ namespace {
 
 constexpr size_t kReadBytes = 64 * 1024;
 constexpr size_t kMaxArguments = 4096;
+constexpr size_t kMaxGroups = 64;
+constexpr uint32_t kNoId = 0xffffffff;  // To the kernel: no change.
 // How long the end of a connection may come before the news of the VM's end.
 constexpr auto kVmEndDelay = std::chrono::milliseconds(1000);
 
+Result<> validate(const ExecUser& user) {
+  if (user.groups.size() > kMaxGroups) {
+    return fail({Code::kInvalidArgument, "EXEC_USER"}, "user.groups: %zu is above the limit of %zu",
+                user.groups.size(), kMaxGroups);
+  }
+  std::vector<uint32_t> ids = user.groups;
+  ids.insert(ids.end(), {user.uid, user.gid});
+  if (std::ranges::find(ids, kNoId) == ids.end()) return {};
+  return fail({Code::kInvalidArgument, "EXEC_USER"}, "user: %u is no id; the limit is %u", kNoId,
+              kNoId - 1);
+}
+
 Result<> validate(const ExecStart& start) {
+  if (start.user) TRY(validate(*start.user));
   if (start.argv.empty() || start.argv[0].empty()) {
     return fail({Code::kInvalidArgument, "COMMAND_MISSING"}, "argv: no command was given");
   }

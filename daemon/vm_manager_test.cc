@@ -288,6 +288,11 @@ TEST_CASE("a command is refused where it cannot run") {
   ExecStart good;
   good.argv = {"true"};
   refused("COMMAND_MISSING", rig.request("a"), {});
+  ExecStart nobody = good;
+  nobody.user = ExecUser{.uid = 0xffffffff, .gid = 0, .groups = {}};
+  refused("EXEC_USER", rig.request("a"), nobody);
+  nobody.user = ExecUser{.uid = 1, .gid = 1, .groups = std::vector<uint32_t>(65, 1)};
+  refused("EXEC_USER", rig.request("a"), nobody);
   refused("VM_STATE", rig.request("a", "", false), good);
   refused("GUEST_FAILED", rig.request("a", "fake.guest_failure"), good);
   refused("VM_STOPPED", rig.request("a", "fake.no_hello fake.exit=4"), good);

@@ -16,7 +16,11 @@ constexpr uint32_t kMaxSignal = 64;
 
 // Field numbers of proto/agent.proto; convert_test compares them with what protoc makes of it.
 struct InputField {
-  static constexpr uint32_t kStart = 1, kStdin = 2, kStdinEnd = 3, kSignal = 4, kWindowSize = 5;
+  static constexpr uint32_t kStart = 1, kStdin = 2, kStdinEnd = 3, kSignal = 4, kWindowSize = 5,
+                            kStartAs = 6;
+};
+struct StartAsField {
+  static constexpr uint32_t kStart = 1, kUid = 2, kGid = 3, kGroups = 4;
 };
 struct StartField {
   static constexpr uint32_t kArgv = 1, kEnv = 2, kWorkingDirectory = 3, kTerminal = 4,
@@ -118,6 +122,30 @@ Result<ExecInput> parse_start(std::span<const std::byte> message) {
   return start;
 }
 
+Result<ExecInput> parse_start_as(std::span<const std::byte> message) {
+  constexpr uint32_t kNoId = std::numeric_limits<uint32_t>::max();
+  std::span<const std::byte> start;
+  User user;
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) {
+    if (field->number == StartAsField::kStart) start = TRY(field->message());
+    if (field->number == StartAsField::kUid) user.uid = TRY(field->u32());
+    if (field->number == StartAsField::kGid) user.gid = TRY(field->u32());
+    if (field->number == StartAsField::kGroups) TRY(field->append_u32s(user.groups));
+  }
+  if (user.groups.size() > kMaxGroups) {
+    return fail({Code::kInvalidArgument, "START_AS"}, "groups: %zu is above the limit of %zu",
+                user.groups.size(), kMaxGroups);
+  }
+  if (user.uid == kNoId || user.gid == kNoId ||
+      std::ranges::find(user.groups, kNoId) != user.groups.end()) {
+    return fail({Code::kInvalidArgument, "START_AS"}, "uid, gid, groups: %u is no id", kNoId);
+  }
+  ExecInput input = TRY(parse_start(start));
+  std::get<ExecStart>(input).user = std::move(user);
+  return input;
+}
+
 // The last field that `known` accepts: of a oneof given twice the last one counts.
 template <typename Known>
 Result<WireField> last_field(std::span<const std::byte> message, Known known) {
@@ -183,7 +211,7 @@ Result<ExecInput> parse_exec_input(std::span<const std::byte> payload) {
   const WireField field = TRY(last_field(payload, [](const WireField& each) {
     const bool is_number =
         each.number == InputField::kStdinEnd || each.number == InputField::kSignal;
-    return each.number <= InputField::kWindowSize && each.is_bytes != is_number;
+    return each.number <= InputField::kStartAs && each.is_bytes != is_number;
   }));
   switch (field.number) {
     case InputField::kStart:
@@ -198,6 +226,8 @@ Result<ExecInput> parse_exec_input(std::span<const std::byte> payload) {
                     static_cast<unsigned long long>(field.value), kMaxSignal);
       }
       return SendSignal{static_cast<int>(field.value)};
+    case InputField::kStartAs:
+      return parse_start_as(field.bytes);
     default:
       return TRY(parse_window(field.bytes));
   }

@@ -103,6 +103,33 @@ TEST_CASE("the agent reads a start as protobuf writes it") {
   CHECK_EQ(parsed.window.columns, 65535);
 }
 
+TEST_CASE("the agent reads who a command is for as protobuf writes it") {
+  agent::ExecInput message;
+  auto& start = *message.mutable_start_as();
+  start.mutable_start()->add_argv("id");
+  start.set_uid(4294967294);
+  start.set_gid(8);
+  start.add_groups(0);
+  start.add_groups(70000);
+  const auto input = parse(message);
+  REQUIRE_UNARY(input.has_value());
+  const auto& parsed = std::get<ExecStart>(*input);
+  CHECK_EQ(parsed.argv, std::vector<std::string>{"id"});
+  REQUIRE_UNARY(parsed.user.has_value());
+  CHECK_EQ(parsed.user->uid, 4294967294u);
+  CHECK_EQ(parsed.user->gid, 8u);
+  CHECK_EQ(parsed.user->groups, std::vector<uint32_t>{0, 70000});
+
+  start.set_uid(4294967295);
+  CHECK_EQ(parse(message).error().reason(), "START_AS");
+  start.set_uid(1);
+  while (start.groups_size() < 65) start.add_groups(1);
+  CHECK_EQ(parse(message).error().reason(), "START_AS");
+  start.clear_groups();
+  start.clear_start();
+  CHECK_EQ(parse(message).error().reason(), "ARGV_EMPTY");
+}
+
 TEST_CASE("the agent reads every other input as protobuf writes it") {
   agent::ExecInput message;
   message.set_stdin(std::string("a\0b\xff", 4));

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -20,6 +21,15 @@ struct WindowSize {
   uint16_t columns = 0;
 };
 
+inline constexpr size_t kMaxGroups = 64;
+
+/// No id is 2^32 - 1, and there are at most kMaxGroups groups.
+struct User {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  std::vector<uint32_t> groups = {};
+};
+
 /// No string holds a zero byte, and argv is not empty.
 struct ExecStart {
   std::vector<std::string> argv;
@@ -27,6 +37,8 @@ struct ExecStart {
   std::string working_directory;
   bool terminal = false;
   WindowSize window;
+  /// Absent: the agent's own.
+  std::optional<User> user;
 };
 
 struct StdinBytes {

@@ -65,6 +65,22 @@ TEST_CASE(
   CHECK_EQ(host.finish().stdout_bytes, "/elsewhere 2\n/usr\n");
 }
 
+TEST_CASE("a command for another user runs as that one, or not at all") {
+  const auto service = make_service();
+  TestHost host(*service);
+  host.start_as(shell("id -u; id -g; id -G; cat /proc/self/status | grep CapEff"), 1234, 5, {6, 7});
+  const Transcript& said = host.finish();
+  if (::geteuid() == 0) {
+    CHECK_EQ(said.stdout_bytes, "1234\n5\n5 6 7\nCapEff:\t0000000000000000\n");
+    TestHost closed(*service);
+    closed.start_as({"/bin/true"}, 1234, 5, {}, "/root");
+    CHECK_EQ(closed.finish().guest_errno, static_cast<uint32_t>(EACCES));
+  } else {
+    CHECK_EQ(said.guest_errno, static_cast<uint32_t>(EPERM));
+    CHECK_UNARY(said.failure.find("become user 1234, group 5") != std::string::npos);
+  }
+}
+
 TEST_CASE("what cannot be started is a failure with the guest's errno and the name") {
   const Transcript missing = run({"no-such-program-here"});
   CHECK_UNARY(missing.failed);

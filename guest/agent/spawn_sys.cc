@@ -5,10 +5,12 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -19,7 +21,7 @@ constexpr std::string_view kDefaultPath =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 // What the child says when it fails before the program runs; nothing, when it runs.
-enum class Step : uint32_t { kDirectory = 1, kTerminal, kStreams, kExec };
+enum class Step : uint32_t { kDirectory = 1, kTerminal, kStreams, kUser, kExec };
 struct StepFailure {
   Step step;
   int32_t error;
@@ -34,6 +36,8 @@ struct Plan {
   std::vector<char*> envp;
   std::string directory;
   bool terminal = false;
+  std::optional<User> user;
+  std::vector<gid_t> groups;
   Fd streams[3];
   Fd status;
 };
@@ -139,6 +143,15 @@ void reset_signals() {
   give_up(plan, Step::kExec, error);
 }
 
+// Groups first: afterwards we may not. A terminal becomes the user's, so that it can be opened by
+// its name. errno says what failed.
+bool become(const User& user, const std::vector<gid_t>& groups, bool terminal) {
+  return (!terminal || ::fchown(STDIN_FILENO, user.uid, user.gid) == 0) &&
+         ::setgroups(groups.size(), groups.data()) == 0 &&
+         ::setresgid(user.gid, user.gid, user.gid) == 0 &&
+         ::setresuid(user.uid, user.uid, user.uid) == 0;
+}
+
 [[noreturn]] void run_child(const Plan& plan) {
   reset_signals();
   ::setsid();
@@ -150,6 +163,9 @@ void reset_signals() {
     // The descriptors are all above 2 (the agent keeps its own 0 to 2 open), so none overwrites
     // another.
     if (::dup2(plan.streams[number].number(), number) < 0) give_up(plan, Step::kStreams, errno);
+  }
+  if (plan.user && !become(*plan.user, plan.groups, plan.terminal)) {
+    give_up(plan, Step::kUser, errno);
   }
   const char* directory = plan.directory.empty() ? "/" : plan.directory.c_str();
   if (::chdir(directory) != 0) give_up(plan, Step::kDirectory, errno);
@@ -168,6 +184,8 @@ Result<Child> spawn(const ExecStart& start) {
   plan.envp = pointers(plan.env);
   plan.directory = start.working_directory;
   plan.terminal = start.terminal;
+  plan.user = start.user;
+  if (start.user) plan.groups.assign(start.user->groups.begin(), start.user->groups.end());
   if (start.terminal) {
     TRY(make_terminal(plan, child, start.window));
   } else {
@@ -204,6 +222,10 @@ ExecStatus read_exec_status(FdRef exec_status, const ExecStart& start, ExecFailu
       break;
     case Step::kStreams:
       failure.message = format("set up standard streams: %s", reason);
+      break;
+    case Step::kUser:
+      failure.message = format("become user %u, group %u: %s", start.user ? start.user->uid : 0,
+                               start.user ? start.user->gid : 0, reason);
       break;
     case Step::kExec:
       failure.message = format("%.256s: %s", start.argv[0].c_str(), reason);

@@ -8,7 +8,7 @@ import harness
 from image_layout import make_layer, write_layout
 
 BUSYBOX = pathlib.Path("/bin/busybox")
-TOOLS = ("sh", "cat", "ls", "stat", "env", "touch", "id")
+TOOLS = ("sh", "cat", "ls", "stat", "env", "touch", "id", "grep")
 
 
 class ImageTest(harness.Case):
@@ -22,6 +22,8 @@ class ImageTest(harness.Case):
                           *((f"bin/{tool}", {"type": tarfile.SYMTYPE, "linkname": "busybox"}) for tool in TOOLS),
                           ("srv", None), ("srv/hidden", b"no"),
                           ("srv/own", {"data": b"theirs", "uid": 70000, "gid": 5}),
+                          ("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:70000:33::/srv:/bin/sh\n"),
+                          ("etc/group", b"root:x:0:\nlogs:x:4:web\n"),
                           ("srv/twin", {"type": tarfile.LNKTYPE, "linkname": "srv/own"}))
         upper = make_layer(("srv/.wh.hidden", b""), ("srv/page", {"data": b"page two\n", "mtime": 1_000_000_000}))
         layout = write_layout(self.dir / f"{name}.oci", base, upper, packed="gzip", config=config)
@@ -44,6 +46,21 @@ class ImageTest(harness.Case):
         end = self.run_image("own", "--env", "GREETING=bye", "--workdir", "/bin", "--", "sh", "-c",
                              "echo $GREETING; pwd; stat -c %Y /srv/page")
         self.assertEqual((end.code, end.out), (0, b"bye\n/bin\n1000000000\n"), end)
+
+    def test_the_images_user_runs_its_command_and_nothing_else(self):
+        script = "id -u; id -g; id -G; echo $HOME; grep -h Cap[EPI] /proc/self/status; echo ok >/srv/own; cat /srv/own"
+        self.make_image("user", User="web", Cmd=["sh", "-c", script])
+        end = self.run_image("user", "--writable")
+        self.assertEqual((end.code, end.err), (0, b""), end)
+        none = "0" * 16
+        self.assertEqual(end.out.decode(), f"70000\n33\n33 4\n/srv\nCapInh:\t{none}\nCapPrm:\t{none}\n"
+                                           f"CapEff:\t{none}\nok\n")
+        end = self.run_image("user", "--writable", "--user", "9:8", "--", "sh", "-c", "id -G; id -u; echo no >/srv/own")
+        self.assertEqual((end.code, end.out), (1, b"8\n9\n"), end)
+        self.assertIn(b"Permission denied", end.err)
+        end = self.run_image("user", "--user", "web", "--", "true")
+        self.assertEqual((end.code, end.out), (125, b""), end)
+        self.assertIn(b"--user", end.err)
 
     def test_the_image_is_read_only_and_a_writable_run_has_a_copy_that_goes_with_it(self):
         self.make_image("web")

@@ -57,6 +57,18 @@ void TestHost::start(std::vector<std::string> argv, std::vector<std::string> env
   send_raw(frame_of(message));
 }
 
+void TestHost::start_as(std::vector<std::string> argv, uint32_t uid, uint32_t gid,
+                        std::vector<uint32_t> groups, const std::string& directory) {
+  agent::ExecInput message;
+  auto& as = *message.mutable_start_as();
+  for (std::string& argument : argv) *as.mutable_start()->add_argv() = std::move(argument);
+  as.mutable_start()->set_working_directory(directory);
+  as.set_uid(uid);
+  as.set_gid(gid);
+  for (const uint32_t group : groups) as.add_groups(group);
+  send_raw(frame_of(message));
+}
+
 void TestHost::send_stdin(const std::string& bytes) {
   for (size_t at = 0; at < bytes.size(); at += 32 * 1024) {
     agent::ExecInput message;

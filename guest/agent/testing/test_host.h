@@ -36,6 +36,9 @@ class TestHost {
 
   void start(std::vector<std::string> argv, std::vector<std::string> env = {},
              const std::string& directory = {}, bool terminal = false);
+  /// As that user and group, with `groups` besides.
+  void start_as(std::vector<std::string> argv, uint32_t uid, uint32_t gid,
+                std::vector<uint32_t> groups, const std::string& directory = {});
   void send_stdin(const std::string& bytes);
   void send_stdin_end();
   void send_signal(uint32_t number);
