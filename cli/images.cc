@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/images.h"
 
+#include "cli/interrupts.h"
 #include "cli/output.h"
 #include "image/import.h"
 
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 namespace mayfly::cli {
 
@@ -31,6 +36,15 @@ std::string mib(uint64_t bytes) {
   return format("%llu", static_cast<unsigned long long>((bytes + (1 << 20) - 1) >> 20));
 }
 
+/// What the import works on, while it does so: what it makes meanwhile goes in the next round, and
+/// then there is no place to make anything.
+void discard(const std::string& path) {
+  std::error_code error;
+  for (int rounds = 0; rounds < 100 && std::filesystem::exists(path, error); ++rounds) {
+    std::filesystem::remove_all(path, error);
+  }
+}
+
 Result<int> import_into_store(const GlobalFlags& global, const ImageFlags& flags) {
   const image::Store store = TRY(open_store());
   const std::string name = flags.name.empty() ? default_name(flags.source) : flags.name;
@@ -39,8 +53,15 @@ Result<int> import_into_store(const GlobalFlags& global, const ImageFlags& flags
                 "--name: none was given, and \"%s\" gives none ([a-z0-9][a-z0-9-_.]{0,62})",
                 flags.source.c_str());
   }
+  image::Draft draft = TRY(store.draft());
+  const Interrupts interrupts([path = draft.path()](int signal) {
+    if (signal == SIGWINCH) return;
+    discard(path);
+    ::_exit(128 + signal);
+  });
   const image::Imported made = TRY(image::import_image(
-      store, {.source = flags.source, .name = name, .ref = flags.ref, .size_mib = flags.size_mib},
+      store, std::move(draft),
+      {.source = flags.source, .name = name, .ref = flags.ref, .size_mib = flags.size_mib},
       image::Limits{}));
   if (made.attributes_left_out > 0) {
     std::fprintf(stderr,

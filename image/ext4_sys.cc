@@ -55,9 +55,11 @@ std::unexpected<Error> ext2_error(errcode_t error, const char* what, uint64_t si
       return fail({Code::kResourceExhausted, "IMAGE_LIMIT"},
                   "extended attributes of a file: above the limit of a block of %llu bytes",
                   static_cast<unsigned long long>(kBlock));
+    case EXT2_ET_SHORT_WRITE:  // A part was written, and then there was no more room.
+      return io_error(ENOSPC, what, "of the image");
     default:
       // Numbers below the library's own are the system's.
-      if (error > 0 && error < 4096) return io_error(static_cast<int>(error), what, "the image");
+      if (error > 0 && error < 4096) return io_error(static_cast<int>(error), what, "of the image");
       return fail({Code::kInternal, "IMAGE_EXT4"}, "%s: %s", what, error_message(error));
   }
 }
@@ -75,6 +77,7 @@ class Ext4Writer {
       : tree_(tree), spool_(spool), options_(options), inode_of_(tree.node_count()) {}
 
   Result<Ext4Size> write(const std::string& path) {
+    initialize_ext2_error_table();
     number_nodes();
     TRY(choose_size());
     TRY(make_file(path));
@@ -156,7 +159,7 @@ class Ext4Writer {
 
   // All holes: what is not written is zero, inode tables among it.
   Result<> make_file(const std::string& path) const {
-    const Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+    const Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file.valid()) return io_error(errno, "create", path);
     if (::ftruncate(file.number(), static_cast<off_t>(size_.size_bytes)) != 0) {
       return io_error(errno, "set the size of", path);

@@ -124,10 +124,9 @@ Result<> check_request(const ImportRequest& request) {
 
 }  // namespace
 
-Result<Imported> import_image(const Store& store, const ImportRequest& request,
+Result<Imported> import_image(const Store& store, Draft draft, const ImportRequest& request,
                               const Limits& limits) {
   TRY(check_request(request));
-  Draft draft = TRY(store.draft());
   const auto source = TRY(open_source(request.source, draft.path(), limits));
   const ChosenImage chosen = TRY(choose_image(*source, request.ref, host_architecture(), limits));
   Importer importer(*source, TRY(Spool::create(draft.path())), limits);

@@ -29,8 +29,9 @@ struct Imported {
   uint64_t attributes_left_out = 0;
 };
 
-/// Either the image is in the store, in place of one of that name, or the store is as it was.
-Result<Imported> import_image(const Store& store, const ImportRequest& request,
+/// `draft` is of this store. Either the image is in the store, in place of one of that name, or the
+/// store is as it was.
+Result<Imported> import_image(const Store& store, Draft draft, const ImportRequest& request,
                               const Limits& limits);
 
 }  // namespace mayfly::image

@@ -35,7 +35,10 @@ bool has(const std::string& text, const std::string& part) {
 /// A store beside a source.
 struct Place {
   Result<Imported> import(const ImportRequest& request, const Limits& limits = {}) {
-    return import_image(Store(store.path()), request, limits);
+    const Store images(store.path());
+    auto draft = images.draft();
+    REQUIRE(draft);
+    return import_image(images, *std::move(draft), request, limits);
   }
   Result<Imported> import(const std::string& name = "img", uint64_t size_mib = 0) {
     return import({.source = source.path(), .name = name, .ref = "", .size_mib = size_mib});

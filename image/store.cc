@@ -37,7 +37,7 @@ Result<> sync_path(const std::string& path, int flags) {
 }
 
 Result<> write_file(const std::string& path, const std::string& text) {
-  const Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  const Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!file.valid()) return io_error(errno, "create", path);
   if (auto written = write_all(file.ref(), std::as_bytes(std::span(text))); !written) {
     return io_error(written.error().os_errno(), "write", path);
@@ -60,7 +60,11 @@ Fd lock_draft(const std::string& path) {
 }  // namespace
 
 Result<std::string> default_store_directory() {
-  if (const char* own = variable("MAYFLY_IMAGE_DIR")) return std::string(own);
+  if (const char* own = std::getenv("MAYFLY_IMAGE_DIR"); own != nullptr && own[0] != '\0') {
+    if (own[0] == '/') return std::string(own);
+    return fail({Code::kInvalidArgument, "IMAGE_DIR"},
+                "$MAYFLY_IMAGE_DIR: \"%.200s\" is not an absolute path", own);
+  }
   if (::geteuid() == 0) return "/var/lib/mayfly/images";
   if (const char* data = variable("XDG_DATA_HOME")) return std::string(data) + "/mayfly/images";
   if (const char* home = variable("HOME")) return std::string(home) + "/.local/share/mayfly/images";
@@ -104,7 +108,6 @@ Result<> Store::publish(Draft draft, const std::string& name, const ImageRecord&
   TRY(write_file(draft.path() + "/" + kConfig, write_record(record)));
   TRY(sync_path(draft.path() + "/" + kConfig, O_RDONLY));
   TRY(sync_path(draft.path() + "/" + kRootfs, O_RDONLY));
-  if (::chmod(draft.path().c_str(), 0755) != 0) return io_error(errno, "change", draft.path());
   TRY(sync_path(draft.path(), O_RDONLY | O_DIRECTORY));
   const std::string place = directory_ + "/" + name;
   if (::renameat2(AT_FDCWD, draft.path().c_str(), AT_FDCWD, place.c_str(), RENAME_NOREPLACE) == 0) {

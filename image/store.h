@@ -6,7 +6,8 @@
 // name, in place of an older one at once. What a process that was killed left behind is removed by
 // the next that makes something: whoever works on a temporary directory holds a lock on it.
 //
-// The directory is the user's own; names that come in and a config.json are checked all the same.
+// Images may hold secrets: nobody but the user (and root) reads them. The directory is the user's
+// own; names that come in and a config.json are checked all the same.
 #pragma once
 
 #include "base/error.h"

@@ -56,6 +56,9 @@ class ImageTest(harness.Case):
         end = self.imported(layout)
         self.assertRegex(end.out.decode(), r"\Aweb sha256:[0-9a-f]{12}, 7 files, 1 MiB\n\Z")
         self.assert_clean("web")
+        # It may hold secrets.
+        self.assertEqual((self.store / "web").stat().st_mode, 0o40700)
+        self.assertEqual((self.store / "web/rootfs.ext4").stat().st_mode, 0o100600)
         record = json.loads(self.image("inspect", "web").out)
         digest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
         self.assertEqual(record["digest"], digest)
@@ -163,6 +166,25 @@ class ImageTest(harness.Case):
         end = self.work.run(limited)
         self.assert_refused(end, "NO_SPACE", left=["img", "img/config.json", "img/rootfs.ext4"])
         self.assertEqual(harness.sha256((self.store / "img/rootfs.ext4").read_bytes()), before)
+
+    def test_a_small_file_system_that_fills_up_is_left_empty(self):
+        layout = write_layout(self.dir / "big", make_layer(("big", b"\1" * (6 << 20))))
+        for mib in (1, 4, 9):  # There is no room for the file, barely, and not for the image beside it.
+            with self.subTest(mib=mib):
+                script = 'mount -t tmpfs -o size="$1"m tmpfs "$2" && "$3" image import "$4"; echo $?; ls -A "$2"'
+                self.store.mkdir(exist_ok=True)
+                end = self.tool("unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", mib, self.store,
+                                harness.MAYFLY, layout)
+                self.assertEqual(end.out, b"125\n", end)
+                self.assertIn(b"NO_SPACE", end.err)
+
+    def test_an_interrupted_import_leaves_nothing(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            child = self.work.popen([harness.MAYFLY, "image", "import", "-", "--name", "img"], stdin=subprocess.PIPE)
+            harness.wait_until(lambda: any(name.startswith(".draft") for name in self.stored()), "the import works", 20)
+            child.send_signal(number)
+            self.assertEqual(child.wait(harness.PATIENCE), 128 + number)
+            self.assertEqual(self.stored(), [])
 
     def test_an_import_that_is_killed_leaves_the_old_image_and_the_next_one_tidies_up(self):
         self.imported(write_layout(self.dir / "img", make_layer(("small", b"x"))))
