@@ -171,9 +171,9 @@ class Chooser {
     if (!is_one_of(manifest.config.media_type, kConfigTypes)) {
       return unknown_type("the configuration", manifest.config.media_type);
     }
-    ChosenImage made{.digest = "sha256:" + descriptor.sha256,
-                     .config = TRY(parse_image_config(TRY(read_blob(manifest.config)))),
-                     .layers = {}};
+    ChosenImage made;
+    made.digest = "sha256:" + descriptor.sha256;
+    made.config = TRY(parse_image_config(TRY(read_blob(manifest.config))));
     TRY(check_layer_count(manifest.layers.size(), made.config));
     for (size_t i = 0; i < manifest.layers.size(); ++i) {
       const Descriptor& layer = manifest.layers[i];
@@ -231,8 +231,9 @@ class Chooser {
       return fail({Code::kDataLoss, "IMAGE_DIGEST"}, "%.200s: its digest is %s",
                   image.config_path.c_str(), found.c_str());
     }
-    ChosenImage made{
-        .digest = "sha256:" + found, .config = TRY(parse_image_config(text)), .layers = {}};
+    ChosenImage made;
+    made.digest = "sha256:" + found;
+    made.config = TRY(parse_image_config(text));
     TRY(check_layer_count(image.layer_paths.size(), made.config));
     for (size_t i = 0; i < image.layer_paths.size(); ++i) {
       made.layers.push_back({.name = image.layer_paths[i],

@@ -159,8 +159,11 @@ Result<Manifest> parse_manifest(std::string_view text) {
   }
   const Json* const config = member(json, "config");
   if (config == nullptr) return fail(bad(), "config: is missing");
-  return Manifest{.config = TRY(take_descriptor(*config, "config")),
-                  .layers = TRY(take_descriptors(json, "layers"))};
+  // GCC 12 would leak members that are there already, were these within one initializer.
+  Manifest made;
+  made.config = TRY(take_descriptor(*config, "config"));
+  made.layers = TRY(take_descriptors(json, "layers"));
+  return made;
 }
 
 Result<ImageConfig> parse_image_config(std::string_view text) {
@@ -188,9 +191,11 @@ Result<std::vector<DockerImage>> parse_docker_manifest(std::string_view text) {
   std::vector<DockerImage> images;
   for (const Json& item : json) {
     if (!item.is_object()) return fail(bad(), "manifest.json: has an item that is no object");
-    images.push_back({.config_path = TRY(take_string(item, "Config")),
-                      .repo_tags = TRY(take_strings(item, "RepoTags")),
-                      .layer_paths = TRY(take_strings(item, "Layers"))});
+    DockerImage image;
+    image.config_path = TRY(take_string(item, "Config"));
+    image.repo_tags = TRY(take_strings(item, "RepoTags"));
+    image.layer_paths = TRY(take_strings(item, "Layers"));
+    images.push_back(std::move(image));
   }
   return images;
 }
