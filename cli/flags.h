@@ -39,6 +39,7 @@ struct VmFlags {
   bool debug_serial = false;
   LimitFlags limits;
   std::vector<std::string> disk_limits;
+  std::vector<std::string> nets;
 };
 
 /// Who runs a command in a guest, by numbers.
@@ -134,6 +135,7 @@ struct RebaseFlags {
 struct RestoreFlags {
   // Of /dev/vda, /dev/vdb, ... or with that name and a `=` before it.
   std::vector<std::string> disks;
+  std::vector<std::string> nets;
   std::optional<uint64_t> guest_cid;
   bool paused = false;
   bool wait_reseeded = false;

@@ -170,6 +170,9 @@ void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
                    "were not captured")
       ->type_name("[vdX=]IMG")
       ->allow_extra_args(false);
+  command->add_flag(
+      "--net{auto}", flags.nets,
+      "for the next of its network devices, as in `mayfly create --help` (default: auto)");
   command->add_option("--guest-cid", flags.guest_cid, "its vsock address (default: a random one)");
   command->add_flag("--paused", flags.paused, "do not run it yet");
   command->add_flag("--wait-reseeded", flags.wait_reseeded,

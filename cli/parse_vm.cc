@@ -44,6 +44,11 @@ void add_vm_flags(CLI::App* command, VmFlags& flags) {
       ->add_option("--disk", flags.disks, "one more disk, in order; `:ro` at its end for read-only")
       ->type_name("IMG[:ro]")
       ->allow_extra_args(false);
+  command->add_flag(
+      "--net{auto}", flags.nets,
+      "a network device; its addresses are the daemon's choice, or --net=KEY=VALUE,... "
+      "with any of tap, netns, bridge, host (its address), mac, mtu, address, gateway, "
+      "dns (the guest's); may be repeated");
   command->add_option("--initrd", flags.initrds, "an initrd; several are loaded as one")
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -110,6 +115,7 @@ void add_run(CLI::App& app, Everything& all) {
       "it.\n\n"
       "  mayfly run -- uname -a\n"
       "  mayfly run --timing --vcpus 2 --memory-mib 512 -- nproc\n"
+      "  mayfly run --net -- ip address show eth0\n"
       "  mayfly run --rootfs disk.ext4 -- sh -c 'echo kept > /file'\n"
       "  tar c src | mayfly run -- sh -c 'tar x -C /tmp && ls /tmp/src'\n"
       "  mayfly run --image web --writable\n"

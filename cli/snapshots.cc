@@ -183,7 +183,9 @@ int restore(const GlobalFlags& global, const RestoreFlags& flags) {
     request.set_template_id(flags.template_id);
   }
   request.set_vm_id(flags.restore_ids.back());
-  *request.mutable_overrides() = make_overrides(flags);
+  const auto overrides = make_overrides(flags);
+  if (!overrides) return report_error(global, overrides.error());
+  *request.mutable_overrides() = *overrides;
   request.set_start(!flags.paused);
   request.set_verify_memory(flags.verify_memory);
   if (!flags.memory.empty()) request.set_memory_path(absolute(flags.memory));
@@ -213,7 +215,9 @@ int clone(const GlobalFlags& global, const RestoreFlags& flags) {
     request.set_snapshot_id(flags.snapshot_id);
   }
   for (const std::string& id : flags.clone_ids) request.add_clones()->set_vm_id(id);
-  *request.mutable_overrides() = make_overrides(flags);
+  const auto overrides = make_overrides(flags);
+  if (!overrides) return report_error(global, overrides.error());
+  *request.mutable_overrides() = *overrides;
   request.set_start(!flags.paused);
   request.set_caller_keeps_disks(flags.caller_keeps_disks);
   set_reseed_wait(flags, request);

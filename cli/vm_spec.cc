@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/vm_spec.h"
 
+#include "cli/net_spec.h"
+
 #include <charconv>
 #include <cmath>
 #include <filesystem>
@@ -77,7 +79,7 @@ std::string absolute(const std::string& path) {
   return path.empty() ? path : std::filesystem::absolute(path, error).string();
 }
 
-v1::RestoreOverrides make_overrides(const RestoreFlags& flags) {
+Result<v1::RestoreOverrides> make_overrides(const RestoreFlags& flags) {
   v1::RestoreOverrides overrides;
   uint32_t place = 0;
   for (const std::string& text : flags.disks) {
@@ -88,6 +90,11 @@ v1::RestoreOverrides make_overrides(const RestoreFlags& flags) {
     v1::DiskOverride* disk = overrides.add_disks();
     disk->set_index(place++);
     disk->set_path(absolute(named ? text.substr(4) : text));
+  }
+  for (size_t i = 0; i < flags.nets.size(); ++i) {
+    v1::NetOverride* net = overrides.add_nets();
+    net->set_index(static_cast<uint32_t>(i));
+    *net->mutable_net() = TRY(parse_net(flags.nets[i]));
   }
   if (flags.guest_cid) overrides.set_guest_cid(*flags.guest_cid);
   if (flags.memory_policy == "lazy") overrides.set_memory_policy(v1::MEMORY_POLICY_LAZY);
@@ -124,6 +131,7 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
     disk->set_path(absolute(read_only ? text.substr(0, text.size() - 3) : text));
     disk->set_read_only(read_only);
   }
+  for (const std::string& text : flags.nets) *spec.add_nets() = TRY(parse_net(text));
   spec.set_cmdline(flags.cmdline);
   spec.set_replace_cmdline(flags.replace_cmdline);
   if (flags.no_agent) spec.set_agent(false);

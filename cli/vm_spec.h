@@ -22,7 +22,7 @@ v1::ResourceLimits make_limits(const LimitFlags& flags);
 /// A path as the daemon takes it; an empty one stays so.
 std::string absolute(const std::string& path);
 
-/// Disks in their order, their paths made absolute.
-v1::RestoreOverrides make_overrides(const RestoreFlags& flags);
+/// Disks and network devices in their order, their paths made absolute.
+Result<v1::RestoreOverrides> make_overrides(const RestoreFlags& flags);
 
 }  // namespace mayfly::cli

@@ -80,6 +80,9 @@ Result<AgentMessage> parse_agent_message(const std::string& payload) {
     return AgentReseeded{in.reseeded().clock_step_us(),
                          printable(in.reseeded().failure(), kMaxTextBytes)};
   }
+  if (in.has_network_set()) {
+    return AgentNetworkSet{printable(in.network_set().failure(), kMaxTextBytes)};
+  }
   return AgentMessage();
 }
 
@@ -115,6 +118,21 @@ std::string encode_restored(std::string_view entropy, uint64_t realtime_ns) {
   agent::Restored& restored = *message.mutable_restored();
   restored.set_entropy(entropy.data(), entropy.size());
   restored.set_realtime_ns(realtime_ns);
+  return frame(message);
+}
+
+std::string encode_network(std::span<const AgentInterface> interfaces) {
+  agent::HostToAgent message;
+  agent::Network& network = *message.mutable_network();
+  for (const AgentInterface& in : interfaces) {
+    agent::Interface& out = *network.add_interfaces();
+    out.set_mac(in.mac.data(), in.mac.size());
+    if (!in.network) continue;
+    out.set_address(in.network->address.address);
+    out.set_prefix_bits(in.network->address.bits);
+    out.set_gateway(in.network->gateway.value_or(0));
+    for (const uint32_t server : in.network->nameservers) out.add_nameservers(server);
+  }
   return frame(message);
 }
 

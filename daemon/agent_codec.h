@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "daemon/net_spec.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -52,9 +53,21 @@ struct AgentReseeded {
   /// Non-empty: the guest may still have the random numbers or the time of another one.
   std::string failure;
 };
+struct AgentNetworkSet {
+  /// Non-empty: not all of it was done.
+  std::string failure;
+};
 /// monostate: a message that this daemon does not know.
-using AgentMessage = std::variant<std::monostate, AgentHello, AgentShutdownFailed, AgentReseeded>;
+using AgentMessage =
+    std::variant<std::monostate, AgentHello, AgentShutdownFailed, AgentReseeded, AgentNetworkSet>;
 Result<AgentMessage> parse_agent_message(const std::string& payload);
+
+/// One of the guest's network devices, as it is to be set.
+struct AgentInterface {
+  MacAddress mac = {};
+  /// Absent: the addresses are the guest's own affair.
+  std::optional<GuestNetwork> network;
+};
 
 struct WindowSize {
   uint32_t rows = 0;
@@ -100,6 +113,8 @@ Result<ExecOutput> parse_exec_output(const std::string& payload);
 std::string encode_poweroff();
 /// `entropy` is 32 to 256 bytes of this guest's own; `realtime_ns` is since 1970.
 std::string encode_restored(std::string_view entropy, uint64_t realtime_ns);
+/// In the order of the devices' places.
+std::string encode_network(std::span<const AgentInterface> interfaces);
 Result<std::string> encode_exec_start(const ExecStart& start);
 std::string encode_exec_stdin(std::string_view bytes);
 std::string encode_exec_stdin_end();

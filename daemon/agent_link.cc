@@ -23,6 +23,10 @@ bool AgentLink::tell_restored(std::string_view entropy, uint64_t realtime_ns) co
   return send(encode_restored(entropy, realtime_ns));
 }
 
+bool AgentLink::tell_network(std::span<const AgentInterface> interfaces) const {
+  return send(encode_network(interfaces));
+}
+
 bool AgentLink::send(std::string_view frame) const {
   return ::send(socket_.number(), frame.data(), frame.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
          static_cast<ssize_t>(frame.size());

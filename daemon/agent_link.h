@@ -27,6 +27,8 @@ class AgentLink {
   bool ask_poweroff() const;
   /// Gives a restored guest what is its own (encode_restored()); as ask_poweroff().
   bool tell_restored(std::string_view entropy, uint64_t realtime_ns) const;
+  /// The same, of the guest's network.
+  bool tell_network(std::span<const AgentInterface> interfaces) const;
 
   /// Takes what has arrived already; on the reactor's thread, as the monitor has ended.
   void drain() { (void)on_readable(); }

@@ -24,6 +24,7 @@ inline constexpr KeptCapability kKeptCapabilities[] = {
     {CAP_SETGID, "CAP_SETGID", "the jailer takes its VM's group"},
     {CAP_SETUID, "CAP_SETUID", "the jailer takes its VM's user"},
     {CAP_SETPCAP, "CAP_SETPCAP", "the jailer empties the bounding set"},
+    {CAP_NET_ADMIN, "CAP_NET_ADMIN", "tap devices are made, set up and attached"},
     {CAP_SYS_CHROOT, "CAP_SYS_CHROOT", "setns() into the empty mount namespace"},
     {CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "namespaces are made and entered"},
 };

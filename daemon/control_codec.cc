@@ -33,6 +33,16 @@ void place(ControlPacket& packet, const std::vector<ConfigureDisk>& disks,
   }
 }
 
+void place(ControlPacket& packet, const std::vector<ConfigureNet>& nets,
+           google::protobuf::RepeatedPtrField<control::Net>& out) {
+  for (const ConfigureNet& net : nets) {
+    control::Net& added = *out.Add();
+    added.set_tap_fd(place(packet, net.tap));
+    added.set_mac(net.mac.data(), net.mac.size());
+    added.set_mtu(net.mtu);
+  }
+}
+
 void place(ControlPacket& packet, uint64_t guest_cid, const std::vector<HostPort>& ports,
            control::Vsock& out) {
   out.set_guest_cid(guest_cid);
@@ -65,6 +75,11 @@ MonitorStats from_proto(const control::Stats& in) {
       .vsock_rx_bytes = in.vsock_rx_bytes(),
       .vsock_tx_bytes = in.vsock_tx_bytes(),
       .console_bytes = in.console_bytes(),
+      .net_rx_frames = in.net_rx_frames(),
+      .net_rx_bytes = in.net_rx_bytes(),
+      .net_tx_frames = in.net_tx_frames(),
+      .net_tx_bytes = in.net_tx_bytes(),
+      .net_dropped = in.net_dropped(),
   };
 }
 
@@ -91,6 +106,7 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
   if (!params.restore) out.set_kernel_fd(place(packet, params.kernel));
   for (const FdRef initrd : params.initrds) out.add_initrd_fds(place(packet, initrd));
   place(packet, params.disks, *out.mutable_disks());
+  place(packet, params.nets, *out.mutable_nets());
   out.mutable_console()->set_ring_fd(place(packet, params.console_ring));
   out.mutable_console()->set_output_event_fd(place(packet, params.console_event));
   out.mutable_console()->set_input_fd(place(packet, params.console_input));
@@ -138,6 +154,7 @@ ControlPacket encode_claim(uint64_t id, const ClaimParams& params) {
     place(packet, params.guest_cid, params.host_ports, *out.mutable_vsock());
   }
   place(packet, params.disks, *out.mutable_disks());
+  place(packet, params.nets, *out.mutable_nets());
   out.set_start(params.start);
   packet.bytes = request.SerializeAsString();
   return packet;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "daemon/net_spec.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -29,6 +30,12 @@ struct ConfigureDisk {
   FdRef fd;
   bool read_only = false;
   std::string serial;
+};
+
+struct ConfigureNet {
+  FdRef tap;
+  MacAddress mac = {};
+  uint32_t mtu = 0;
 };
 
 struct HostPort {
@@ -82,6 +89,7 @@ struct ConfigureParams {
   FdRef kernel;
   std::vector<FdRef> initrds;
   std::vector<ConfigureDisk> disks;
+  std::vector<ConfigureNet> nets = {};
   FdRef console_ring;
   FdRef console_event;
   FdRef console_input;
@@ -106,6 +114,7 @@ struct ClaimParams {
   std::vector<HostPort> host_ports;
   // All of the machine's.
   std::vector<ConfigureDisk> disks;
+  std::vector<ConfigureNet> nets = {};
   bool start = false;
 };
 
@@ -178,6 +187,11 @@ struct MonitorStats {
   uint64_t vsock_rx_bytes = 0;
   uint64_t vsock_tx_bytes = 0;
   uint64_t console_bytes = 0;
+  uint64_t net_rx_frames = 0;
+  uint64_t net_rx_bytes = 0;
+  uint64_t net_tx_frames = 0;
+  uint64_t net_tx_bytes = 0;
+  uint64_t net_dropped = 0;
 };
 
 struct MonitorSaved {

@@ -2,6 +2,7 @@
 #include "daemon/convert.h"
 
 #include "base/seccomp/syscall_name.h"
+#include "daemon/convert_net.h"
 #include "daemon/rpc.h"
 
 #include <google/protobuf/unknown_field_set.h>
@@ -94,6 +95,11 @@ void to_proto(const MonitorStats& in, v1::MonitorStats* out) {
   out->set_vsock_rx_bytes(in.vsock_rx_bytes);
   out->set_vsock_tx_bytes(in.vsock_tx_bytes);
   out->set_console_bytes(in.console_bytes);
+  out->set_net_rx_frames(in.net_rx_frames);
+  out->set_net_rx_bytes(in.net_rx_bytes);
+  out->set_net_tx_frames(in.net_tx_frames);
+  out->set_net_tx_bytes(in.net_tx_bytes);
+  out->set_net_dropped(in.net_dropped);
 }
 
 void to_proto(const DeniedSyscall& in, v1::DeniedSyscall* out) {
@@ -196,10 +202,15 @@ Result<> refuse_unknown_fields(const google::protobuf::Message& message) {
 }
 
 Result<CreateRequest> from_proto(const v1::CreateVmRequest& in) {
-  return CreateRequest{.vm_id = in.vm_id(),
-                       .spec = from_proto(in.spec()),
-                       .start = in.start(),
-                       .request_id = in.request_id()};
+  CreateRequest request{.vm_id = in.vm_id(),
+                        .spec = from_proto(in.spec()),
+                        .start = in.start(),
+                        .request_id = in.request_id()};
+  for (int i = 0; i < in.spec().nets_size(); ++i) {
+    request.spec.nets.push_back(
+        TRY(daemon::from_proto(net_field(static_cast<size_t>(i)), in.spec().nets(i))));
+  }
+  return request;
 }
 
 Result<WaitGoal> from_proto(const v1::WaitVmRequest& in) {
@@ -241,6 +252,7 @@ void to_proto(const VmView& in, v1::Vm* out) {
   out->set_incarnation(in.incarnation);
   out->set_state(to_proto(in.state));
   to_proto(in.spec, out->mutable_spec());
+  for (const NetView& net : in.nets) to_proto(net, out->mutable_spec()->add_nets());
   set_time(in.create_unix_us, out->mutable_create_time());
   out->set_monitor_pid(in.monitor_pid);
   out->set_cmdline(in.cmdline);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/convert_snapshot.h"
 
+#include "daemon/convert_net.h"
 #include "daemon/text.h"
 
 #include <algorithm>
@@ -16,7 +17,7 @@ MemoryPolicy from_proto(v1::MemoryPolicy in) {
   return v1::MemoryPolicy_IsValid(in) ? static_cast<MemoryPolicy>(in) : MemoryPolicy::kUnknown;
 }
 
-RestoreOverrides from_proto(const v1::RestoreOverrides& in) {
+Result<RestoreOverrides> from_proto(const v1::RestoreOverrides& in) {
   RestoreOverrides overrides{.disks = {},
                              .guest_cid = std::nullopt,
                              .console_kib = std::nullopt,
@@ -27,6 +28,11 @@ RestoreOverrides from_proto(const v1::RestoreOverrides& in) {
   for (const v1::DiskOverride& disk : in.disks()) {
     overrides.disks.push_back(
         {.index = disk.index(), .path = disk.path(), .limits = daemon::from_proto(disk.limits())});
+  }
+  for (const v1::NetOverride& net : in.nets()) {
+    overrides.nets.push_back(
+        {.index = net.index(),
+         .net = TRY(daemon::from_proto(format("overrides.nets[%u]", net.index()), net.net()))});
   }
   if (in.has_guest_cid()) overrides.guest_cid = in.guest_cid();
   if (in.has_console_kib()) overrides.console_kib = in.console_kib();
@@ -63,6 +69,7 @@ void to_proto(const snapshot::Manifest& in, v1::Snapshot* out) {
     added->set_serial(printable(disk.serial, kMaxSerialBytes));
     added->set_captured(disk.captured);
   }
+  for (const snapshot::NetInfo& net : in.machine.nets) out->add_nets()->set_mtu(net.mtu);
   out->set_has_working_set(std::ranges::any_of(
       in.parts, [](const snapshot::Part& part) { return part.name == snapshot::kWorkingSetName; }));
   if (in.find(snapshot::kCompressedMemoryName) != nullptr) {
@@ -103,18 +110,18 @@ Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in) {
                          .is_compressed = in.compression() == v1::SNAPSHOT_COMPRESSION_ZSTD};
 }
 
-RestoreVmPlan from_proto(const v1::RestoreVmRequest& in) {
-  return {.snapshot_id = in.snapshot_id(),
-          .template_id = in.template_id(),
-          .vm_id = in.vm_id(),
-          .overrides = from_proto(in.overrides()),
-          .start = in.start(),
-          .verify_memory = in.verify_memory(),
-          .request_id = in.request_id(),
-          .lazy_memory = in.lazy_memory(),
-          .memory_handler = in.memory_source().handler_socket(),
-          .memory_path = in.memory_path(),
-          .reseed = reseed_wait(in)};
+Result<RestoreVmPlan> from_proto(const v1::RestoreVmRequest& in) {
+  return RestoreVmPlan{.snapshot_id = in.snapshot_id(),
+                       .template_id = in.template_id(),
+                       .vm_id = in.vm_id(),
+                       .overrides = TRY(from_proto(in.overrides())),
+                       .start = in.start(),
+                       .verify_memory = in.verify_memory(),
+                       .request_id = in.request_id(),
+                       .lazy_memory = in.lazy_memory(),
+                       .memory_handler = in.memory_source().handler_socket(),
+                       .memory_path = in.memory_path(),
+                       .reseed = reseed_wait(in)};
 }
 
 RebasePlan from_proto(const v1::RebaseSnapshotRequest& in) {
@@ -123,7 +130,7 @@ RebasePlan from_proto(const v1::RebaseSnapshotRequest& in) {
           .new_snapshot_id = in.new_snapshot_id()};
 }
 
-ClonePlan from_proto(const v1::CloneVmRequest& in) {
+Result<ClonePlan> from_proto(const v1::CloneVmRequest& in) {
   ClonePlan plan{.snapshot_id = in.snapshot_id(),
                  .source_vm_id = in.source_vm_id(),
                  .template_id = in.template_id(),
@@ -134,7 +141,7 @@ ClonePlan from_proto(const v1::CloneVmRequest& in) {
   for (const v1::Clone& clone : in.clones()) {
     plan.targets.push_back(
         {.vm_id = clone.vm_id(),
-         .overrides = from_proto(clone.has_overrides() ? clone.overrides() : in.overrides())});
+         .overrides = TRY(from_proto(clone.has_overrides() ? clone.overrides() : in.overrides()))});
   }
   return plan;
 }

@@ -13,9 +13,9 @@
 namespace mayfly::daemon {
 
 Result<SnapshotRequest> from_proto(const v1::CreateSnapshotRequest& in);
-RestoreVmPlan from_proto(const v1::RestoreVmRequest& in);
+Result<RestoreVmPlan> from_proto(const v1::RestoreVmRequest& in);
 RebasePlan from_proto(const v1::RebaseSnapshotRequest& in);
-ClonePlan from_proto(const v1::CloneVmRequest& in);
+Result<ClonePlan> from_proto(const v1::CloneVmRequest& in);
 void to_proto(const SnapshotView& in, v1::Snapshot* out);
 void to_proto(const RecordOutcome& in, v1::RecordWorkingSetResponse* out);
 TemplateRequest from_proto(const v1::PrepareTemplateRequest& in);

@@ -3,6 +3,7 @@
 // mayflyd: reads its flags, serves until a signal or, with --private, until its client is gone.
 #include "base/fd.h"
 #include "base/log.h"
+#include "daemon/address_pool.h"
 #include "daemon/confine_sys.h"
 #include "daemon/jail.h"
 #include "daemon/server.h"
@@ -45,6 +46,7 @@ struct Flags {
   std::string agent_initrd;
   std::string kvm_device = "/dev/kvm";
   std::string userfault_device = "/dev/userfaultfd";
+  std::string net_pool = kDefaultNetPool;
   int private_fd = -1;
   bool verbose = false;
   // The socket's directory is ours, to be removed at the end.
@@ -164,7 +166,8 @@ Result<> serve(Flags& flags, FdRef signals) {
       TRY(Server::create({.socket_path = flags.socket,
                           .agent_initrd = flags.agent_initrd,
                           .kvm_device = flags.kvm_device,
-                          .userfault_device = flags.userfault_device},
+                          .userfault_device = flags.userfault_device,
+                          .net_pool = flags.net_pool},
                          {std::move(state_dir), std::move(snapshots)}, std::move(jails)));
   log(LogLevel::kInfo, "serving on unix:%s, state in %s, snapshots in %s", flags.socket.c_str(),
       flags.state_dir.c_str(), flags.snapshot_dir.c_str());
@@ -225,6 +228,9 @@ int main(int argc, char** argv) {
   app.add_option("--kvm-device", flags.kvm_device, "the KVM device")->capture_default_str();
   app.add_option("--userfault-device", flags.userfault_device,
                  "the device that lets a VM run before its memory is there")
+      ->capture_default_str();
+  app.add_option("--net-pool", flags.net_pool,
+                 "IPv4 addresses for VMs that name none: four for each of their networks")
       ->capture_default_str();
   app.add_option("--private", flags.private_fd,
                  "serve one client: say `ready unix:PATH` on this inherited descriptor, and end "

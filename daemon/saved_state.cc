@@ -22,6 +22,15 @@ std::vector<const BlkState*> disks_of(const snapshot::MachineState& state) {
   return disks;
 }
 
+std::vector<snapshot::NetInfo> nets_of(const snapshot::MachineState& state) {
+  std::vector<snapshot::NetInfo> nets;
+  for (const snapshot::Device& device : state.devices) {
+    const auto* net = std::get_if<virtio::net::State>(&device.device);
+    if (net != nullptr) nets.push_back({.mtu = net->mtu});
+  }
+  return nets;
+}
+
 bool has_rng(const snapshot::MachineState& state) {
   return std::ranges::any_of(state.devices, [](const snapshot::Device& device) {
     return std::holds_alternative<virtio::rng::State>(device.device);
@@ -51,6 +60,11 @@ Result<snapshot::MachineState> read_saved_state(FdRef file, const VmSpec& spec) 
                 "state: the monitor wrote %zu vCPUs and %zu disks, where there are %u and %zu",
                 state->vcpus.size(), saved.size(), spec.vcpus, disks.size());
   }
+  if (nets_of(*state).size() != spec.nets.size()) {
+    return fail({Code::kUnavailable, "SAVED_STATE"},
+                "state: the monitor wrote %zu network devices, where there are %zu",
+                nets_of(*state).size(), spec.nets.size());
+  }
   for (size_t i = 0; i < disks.size(); ++i) {
     if (saved[i]->read_only == disks[i]->read_only) continue;
     return fail({Code::kUnavailable, "SAVED_STATE"},
@@ -75,7 +89,8 @@ snapshot::MachineInfo machine_info(const VmSpec& spec, const std::string& cmdlin
                                 .disks = {},
                                 .guest_cid = spec.agent ? spec.guest_cid : 0,
                                 .has_rng = has_rng(state),
-                                .has_agent = spec.agent};
+                                .has_agent = spec.agent,
+                                .nets = nets_of(state)};
   const std::vector<const DiskSpec*> disks = all_disks(spec);
   const std::vector<const BlkState*> saved = disks_of(state);
   for (size_t i = 0; i < disks.size(); ++i) {
@@ -119,6 +134,11 @@ Result<VmSpec> spec_of(const snapshot::MachineInfo& machine) {
                           .limits = {},
                           .size_bytes = disk.size_bytes,
                           .own = disk.captured});
+  }
+  for (const snapshot::NetInfo& net : machine.nets) {
+    NetSpec& added = spec.nets.emplace_back();
+    added.automatic = true;
+    added.saved_mtu = net.mtu;
   }
   return spec;
 }

@@ -34,19 +34,21 @@ constexpr auto kDrainCalls = std::chrono::milliseconds(200);
 class ServerImpl final : public Server {
  public:
   ServerImpl(const ServerOptions& options, ServerDirs dirs, std::unique_ptr<JailHost> jails,
-             std::unique_ptr<Reactor> reactor)
+             std::unique_ptr<Reactor> reactor, std::unique_ptr<AddressPool> addresses)
       : dirs_(std::move(dirs)),
         jails_(std::move(jails)),
         checker_({options.kvm_device, options.userfault_device}, *jails_),
         events_(random_token()),
         reactor_(std::move(reactor)),
+        addresses_(std::move(addresses)),
         environment_{.reactor = *reactor_,
                      .events = events_,
                      .vms_dir = dirs_.state->vms_dir(),
                      .jails = *jails_,
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device,
-                     .userfault_path = options.userfault_device},
+                     .userfault_path = options.userfault_device,
+                     .addresses = addresses_.get()},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
         shells_(environment_),
         templates_(shells_),
@@ -133,6 +135,7 @@ class ServerImpl final : public Server {
   HostChecker checker_;
   EventLog events_;
   const std::unique_ptr<Reactor> reactor_;
+  const std::unique_ptr<AddressPool> addresses_;
   LazyServer lazy_{kLazyThreads};
   const VmEnvironment environment_;
   VmManager manager_;
@@ -161,10 +164,11 @@ class ServerImpl final : public Server {
 
 Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options, ServerDirs dirs,
                                                std::unique_ptr<JailHost> jails) {
+  auto addresses = TRY(AddressPool::create(options.net_pool));
   auto reactor = TRY(Reactor::create());
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  auto server =
-      std::make_unique<ServerImpl>(options, std::move(dirs), std::move(jails), std::move(reactor));
+  auto server = std::make_unique<ServerImpl>(options, std::move(dirs), std::move(jails),
+                                             std::move(reactor), std::move(addresses));
   TRY(server->serve(options.socket_path));
   return server;
 }

@@ -22,6 +22,8 @@ struct ServerOptions {
   std::string agent_initrd;
   std::string kvm_device;
   std::string userfault_device;
+  // IPv4, as kDefaultNetPool.
+  std::string net_pool;
 };
 
 /// What a daemon has of the host's directories.

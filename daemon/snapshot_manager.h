@@ -59,6 +59,11 @@ struct DiskOverride {
   DiskLimits limits = {};
 };
 
+struct NetOverride {
+  uint32_t index = 0;
+  NetSpec net;
+};
+
 /// What another VM than the saved one has.
 struct RestoreOverrides {
   std::vector<DiskOverride> disks = {};
@@ -68,6 +73,7 @@ struct RestoreOverrides {
   bool allow_slow_kvm = false;
   MemoryPolicy memory_policy = MemoryPolicy::kBalanced;
   bool record_working_set = false;
+  std::vector<NetOverride> nets = {};
 };
 
 /// Whether a call answers only when its guest has confirmed that it reseeded itself.

@@ -65,6 +65,28 @@ bool fits_shell(const RestoreOverrides& overrides, const VmSpec& shell) {
                               [](const DiskOverride& disk) { return disk.limits.any(); });
 }
 
+Result<> apply(const std::vector<NetOverride>& overrides, std::vector<NetSpec>& nets) {
+  std::vector<bool> given(nets.size());
+  for (const NetOverride& override : overrides) {
+    if (override.index >= nets.size() || given[override.index]) {
+      return fail({Code::kInvalidArgument, "NET_INDEX"},
+                  "overrides.nets: index %u is there twice, or the saved VM has %zu of them only",
+                  override.index, nets.size());
+    }
+    given[override.index] = true;
+    NetSpec& there = nets[override.index];
+    const auto saved_mtu = there.saved_mtu;
+    if (override.net.mtu && override.net.mtu != saved_mtu) {
+      return fail({Code::kFailedPrecondition, "NET_MTU"},
+                  "overrides.nets[%u].mtu: %u, the saved device has %u", override.index,
+                  *override.net.mtu, saved_mtu.value_or(0));
+    }
+    there = override.net;
+    there.saved_mtu = saved_mtu;
+  }
+  return {};
+}
+
 Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
   std::vector<bool> given(all_disks(spec).size());
   for (const DiskOverride& disk : overrides.disks) {
@@ -91,6 +113,7 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
                 static_cast<unsigned long long>(spec.disks[i].size_bytes.value_or(0)),
                 spec.disks[i].read_only ? "read-only" : "writable");
   }
+  TRY(apply(overrides.nets, spec.nets));
   if (overrides.guest_cid && !spec.agent) {
     return fail({Code::kInvalidArgument, "GUEST_CID"},
                 "overrides.guest_cid: the saved VM has no vsock device");

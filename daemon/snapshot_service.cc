@@ -103,7 +103,9 @@ grpc::Status SnapshotServiceImpl::RestoreVm(grpc::ServerContext* context,
                                             const v1::RestoreVmRequest* request,
                                             v1::RestoreVmResponse* response) {
   CHECK_REQUEST(*request);
-  const auto outcome = manager_.restore(from_proto(*request), call_of(*context));
+  const auto plan = from_proto(*request);
+  if (!plan) return to_status(plan.error());
+  const auto outcome = manager_.restore(*plan, call_of(*context));
   if (!outcome) return to_status(outcome.error());
   to_proto(outcome->vm, response->mutable_vm());
   to_proto(outcome->times, response->mutable_times());
@@ -126,7 +128,9 @@ grpc::Status SnapshotServiceImpl::CloneVm(grpc::ServerContext* context,
     // A client that has gone has cancelled the call, which ends what is not made yet.
     stream->Write(response);
   };
-  const auto cloned = manager_.clone(from_proto(*request), made, call_of(*context));
+  const auto plan = from_proto(*request);
+  if (!plan) return to_status(plan.error());
+  const auto cloned = manager_.clone(*plan, made, call_of(*context));
   return cloned ? grpc::Status::OK : to_status(cloned.error());
 }
 

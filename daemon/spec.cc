@@ -239,7 +239,7 @@ Result<> validate_machine(const VmSpec& spec, uint64_t host_memory) {
   for (size_t i = 0; i < disks.size(); ++i) {
     if (auto ok = validate_disk(disk_field(spec, i).c_str(), *disks[i]); !ok) return ok;
   }
-  return {};
+  return validate(spec.nets, spec.agent);
 }
 
 Result<> validate(const VmSpec& spec, uint64_t host_memory) {

@@ -8,6 +8,7 @@
 #include "base/fd.h"
 #include "daemon/limits.h"
 #include "daemon/memory_plan.h"
+#include "daemon/net_spec.h"
 
 #include <cstdint>
 #include <optional>
@@ -47,6 +48,7 @@ struct VmSpec {
   std::vector<std::string> initrd_paths;
   std::optional<DiskSpec> rootfs;
   std::vector<DiskSpec> disks;
+  std::vector<NetSpec> nets;
   std::string cmdline;
   bool replace_cmdline = false;
   bool agent = true;

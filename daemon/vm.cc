@@ -3,7 +3,6 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "daemon/random.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -16,7 +15,6 @@ namespace mayfly::daemon {
 namespace {
 
 constexpr auto kStopReply = std::chrono::seconds(3);
-constexpr size_t kEntropyBytes = 32;
 constexpr auto kReapAfterKill = std::chrono::seconds(10);
 
 std::string stopped_text(const std::optional<VmExit>& exit) {
@@ -209,6 +207,8 @@ VmView Vm::view() const {
 }
 
 VmView Vm::view_locked() const {
+  std::vector<NetView> nets;
+  for (const VmNet& net : nets_) nets.push_back(net.view);
   return {
       .id = identity_.id,
       .incarnation = identity_.incarnation,
@@ -228,6 +228,7 @@ VmView Vm::view_locked() const {
       .lazy_memory = fill_ ? std::optional(LazyMemoryView{.progress = fill_->progress(),
                                                           .is_complete = !is_memory_missing_})
                            : std::nullopt,
+      .nets = std::move(nets),
   };
 }
 
@@ -337,70 +338,6 @@ void Vm::set_create_times(PhaseTimes times) {
   create_times_ = std::move(times);
 }
 
-void Vm::on_agent(VmBody& body, const AgentMessage& message) {
-  if (const auto* failed = std::get_if<AgentShutdownFailed>(&message)) {
-    log(LogLevel::kWarning, "vm %s: the guest did not power off: %s", identity_.id.c_str(),
-        failed->message.c_str());
-  } else if (const auto* hello = std::get_if<AgentHello>(&message)) {
-    on_hello(body, *hello);
-  } else if (const auto* reseeded = std::get_if<AgentReseeded>(&message)) {
-    on_reseeded(*reseeded);
-  }
-}
-
-void Vm::on_hello(const VmBody& body, const AgentHello& hello) {
-  {
-    std::lock_guard lock(mutex_);
-    if (guest_ || restored_guest_ || state_ == VmState::kStopped) return;  // The first one counts.
-    GuestInfo guest{
-        .agent_version = hello.agent_version,
-        .kernel_release = hello.kernel_release,
-        .cpu_count = hello.cpu_count,
-        .init_us = hello.init_us,
-        .ready_us = hello.ready_us,
-        .start_to_ready_us = 0,
-        .failure = hello.failure,
-    };
-    if (restored_from_.empty()) {
-      set_guest(std::move(guest));
-    } else {
-      // It has another's random numbers and time until it says otherwise.
-      restored_guest_ = std::move(guest);
-    }
-  }
-  if (!restored_from_.empty() &&
-      !body.agent()->tell_restored(random_bytes(kEntropyBytes),
-                                   static_cast<uint64_t>(unix_now_us()) * 1000)) {
-    log(LogLevel::kWarning, "vm %s: its agent does not listen", identity_.id.c_str());
-  }
-  changed_.notify_all();
-}
-
-void Vm::on_reseeded(const AgentReseeded& reseeded) {
-  {
-    std::lock_guard lock(mutex_);
-    if (guest_ || !restored_guest_ || state_ == VmState::kStopped) return;
-    reseeded_ = reseeded.failure.empty();
-    GuestInfo guest = *std::exchange(restored_guest_, std::nullopt);
-    if (guest.failure.empty() && !reseeded.failure.empty()) {
-      guest.failure = "it may have another VM's random numbers or time: " + reseeded.failure;
-    }
-    set_guest(std::move(guest));
-  }
-  changed_.notify_all();
-}
-
-void Vm::set_guest(GuestInfo guest) {
-  guest.start_to_ready_us = start_ns_ == 0 ? 0 : (monotonic_ns() - start_ns_) / 1000;
-  guest_ = std::move(guest);
-  // Before the reply that says so, the VM does not run yet for anyone else: set_state() tells
-  // them then.
-  if (published_ && state_ != VmState::kCreated) {
-    ready_emitted_ = true;
-    emit(*guest_);
-  }
-}
-
 VmExit Vm::describe_end(const VmBody& body, MonitorEnd end) const {
   VmExit exit{
       .reason = ExitReason::kMonitorError,
@@ -445,12 +382,15 @@ VmExit Vm::describe_end(const VmBody& body, MonitorEnd end) const {
 }
 
 void Vm::on_monitor_end(VmBody& body, MonitorEnd end) {
+  // Given back without the lock.
+  std::vector<AddressLease> leases;
   {
     std::lock_guard lock(mutex_);
     exit_ = describe_end(body, std::move(end));
     busy_ = false;
     memory_.file.reset();
     disks_.clear();
+    for (VmNet& net : nets_) leases.push_back(std::move(net.lease));
     if (fill_) fill_->stop();
     // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one
     // that was.

@@ -131,6 +131,7 @@ class Vm final : private BodyOwner {
   Result<> map_memory(FdRef memory, MemorySource& source, const Call& call);
   ConfigureParams configure_params(const Resources& resources, const LaunchPlan& plan) const;
   std::vector<ConfigureDisk> configure_disks(const Resources& resources) const;
+  std::vector<ConfigureNet> configure_nets(const Resources& resources) const;
   Result<> run_monitor(const Resources& resources, const LaunchPlan& plan, const Call& call,
                        Stopwatch& stopwatch);
   void publish(VmState state);
@@ -160,6 +161,10 @@ class Vm final : private BodyOwner {
   void on_agent(VmBody& body, const AgentMessage& message) override;
   void on_hello(const VmBody& body, const AgentHello& hello);
   void on_reseeded(const AgentReseeded& reseeded);
+  void on_network_set(const AgentNetworkSet& set);
+  /// What the guest's agent has to set; empty: nothing.
+  std::vector<AgentInterface> agent_interfaces() const;
+  void set_guest_when_told();
   void set_guest(GuestInfo guest);
   void on_memory_end(Result<> result);
   void on_monitor_end(VmBody& body, MonitorEnd end) override;
@@ -190,13 +195,16 @@ class Vm final : private BodyOwner {
   std::optional<GuestInfo> guest_;
   // Of a restored VM, once it has said that it did.
   bool reseeded_ = false;
-  // Of a restored VM, until it has reseeded itself.
-  std::optional<GuestInfo> restored_guest_;
+  // One that has said Hello, until it has reseeded itself and set up its network, where it has to.
+  std::optional<GuestInfo> waiting_guest_;
+  bool awaits_reseeded_ = false;
+  bool awaits_network_ = false;
   std::optional<VmExit> exit_;
   PhaseTimes create_times_;
   // Their files go with the monitor.
   VmMemory memory_;
   std::vector<WritableDisk> disks_;
+  std::vector<VmNet> nets_;
   // Of a VM whose memory comes as it runs: whether any is still missing, and why it never will be
   // complete.
   bool is_memory_missing_ = false;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "daemon/address_pool.h"
 #include "daemon/agent_link.h"
 #include "daemon/call.h"
 #include "daemon/console.h"
@@ -39,6 +40,8 @@ struct VmEnvironment {
   std::string agent_initrd;
   std::string kvm_path = "/dev/kvm";
   std::string userfault_path = "/dev/userfaultfd";
+  // Null: no VM has addresses of the daemon's.
+  AddressPool* addresses = nullptr;
 };
 
 class VmBody;

@@ -73,6 +73,7 @@ RestoreParams restore_params(const RestoreSource& source, const VmSpec& spec) {
 /// What goes to the monitor; ours is closed when it has it.
 struct Vm::Resources {
   SpecFiles files;
+  OpenNets nets;
   Fd memory;
 };
 
@@ -126,6 +127,7 @@ Result<> Vm::open(Resources& resources, const LaunchPlan& plan, const Call& call
   const RestoreSource* source = plan.source;
   resources.files = source == nullptr ? TRY(open_files(spec_, environment_.agent_initrd))
                                       : TRY(open_disks(spec_));
+  resources.nets = TRY(open_nets(spec_.nets, environment_.addresses));
   if (source != nullptr) TRY(make_own_disks(spec_, *source, resources.files, call));
   // What comes later is the VM's own, as that of one that boots.
   const bool is_own = source == nullptr || source->missing != nullptr;
@@ -140,6 +142,7 @@ Result<> Vm::open(Resources& resources, const LaunchPlan& plan, const Call& call
   memory_ = std::move(memory);
   is_memory_missing_ = source != nullptr && source->missing != nullptr;
   disks_ = std::move(disks);
+  nets_ = std::move(resources.nets.nets);
   if (source != nullptr) {
     restored_from_ = source->origin;
     template_id_ = source->template_id;
@@ -175,6 +178,7 @@ Result<> Vm::claim_shell(const Resources& resources, const LaunchPlan& plan, con
                            .guest_cid = spec_.agent ? spec_.guest_cid : 0,
                            .host_ports = {},
                            .disks = configure_disks(resources),
+                           .nets = configure_nets(resources),
                            .start = plan.start};
   const ControlReply reply = TRY(body_->monitor().call(
       [&](uint64_t id) { return encode_claim(id, params); }, call, "claim a shell"));
@@ -208,6 +212,15 @@ std::vector<ConfigureDisk> Vm::configure_disks(const Resources& resources) const
   return out;
 }
 
+std::vector<ConfigureNet> Vm::configure_nets(const Resources& resources) const {
+  std::vector<ConfigureNet> out;
+  for (size_t i = 0; i < nets_.size(); ++i) {
+    const NetView& net = nets_[i].view;
+    out.push_back({.tap = resources.nets.taps[i].ref(), .mac = net.mac, .mtu = net.mtu});
+  }
+  return out;
+}
+
 ConfigureParams Vm::configure_params(const Resources& resources, const LaunchPlan& plan) const {
   ConfigureParams params;
   params.vcpus = spec_.vcpus;
@@ -221,6 +234,7 @@ ConfigureParams Vm::configure_params(const Resources& resources, const LaunchPla
   }
   for (const Fd& initrd : resources.files.initrds) params.initrds.push_back(initrd.ref());
   params.disks = configure_disks(resources);
+  params.nets = configure_nets(resources);
   if (spec_.agent) params.guest_cid = spec_.guest_cid;
   params.start = plan.start;
   params.debug_serial = spec_.debug_serial;
@@ -280,6 +294,7 @@ void Vm::abandon() {
     published_ = true;
     memory_.file.reset();
     disks_.clear();
+    nets_.clear();
   }
   changed_.notify_all();
 }

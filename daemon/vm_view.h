@@ -7,6 +7,7 @@
 #include "daemon/jail.h"
 #include "daemon/memory_source.h"
 #include "daemon/spec.h"
+#include "daemon/vm_net.h"
 
 #include <cstdint>
 #include <optional>
@@ -78,6 +79,8 @@ struct VmView {
   bool from_shell = false;
   // Of a VM whose memory came, or comes, as it runs.
   std::optional<LazyMemoryView> lazy_memory;
+  // Of the places of spec.nets.
+  std::vector<NetView> nets;
 };
 
 struct Phase {

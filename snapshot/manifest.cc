@@ -32,6 +32,11 @@ struct WireTable<snapshot::DiskInfo> {
 };
 
 template <>
+struct WireTable<snapshot::NetInfo> {
+  static void fields(auto& wire, auto& net) { wire.number(1, "mtu", net.mtu); }
+};
+
+template <>
 struct WireTable<snapshot::MachineInfo> {
   static void fields(auto& wire, auto& machine) {
     wire.number(1, "vcpu_count", machine.vcpu_count);
@@ -42,6 +47,7 @@ struct WireTable<snapshot::MachineInfo> {
     wire.number(6, "has_rng", machine.has_rng);
     wire.number(7, "has_agent", machine.has_agent);
     wire.optional(9, "balloon", machine.balloon);
+    wire.list(8, "nets", machine.nets, snapshot::kMaxNets);
   }
 };
 
@@ -253,7 +259,9 @@ bool valid_id(const std::string& id) {
 
 Sealed encode_manifest(const Manifest& manifest) {
   return seal(PartKind::kManifest, encode(manifest).bytes(), major_of(manifest),
-              manifest.machine.balloon ? kFormatMinorBalloon : kFormatMinor);
+              manifest.machine.balloon        ? kFormatMinorBalloon
+              : manifest.machine.nets.empty() ? kFormatMinor
+                                              : kFormatMinorNets);
 }
 
 Result<Manifest> decode_manifest(std::span<const std::byte> file) {

@@ -26,6 +26,7 @@ inline constexpr uint64_t kMaxManifestBytes = uint64_t{1} << 20;
 inline constexpr size_t kMaxIdSize = 64;
 inline constexpr size_t kMaxCommandLine = 64 << 10;
 inline constexpr size_t kMaxDisks = 32;
+inline constexpr size_t kMaxNets = 16;
 inline constexpr size_t kMaxSerial = 20;
 inline constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 44;
 inline constexpr uint64_t kSectorBytes = 512;
@@ -71,6 +72,12 @@ struct DiskInfo {
   friend bool operator==(const DiskInfo&, const DiskInfo&) = default;
 };
 
+struct NetInfo {
+  uint16_t mtu = 0;
+
+  friend bool operator==(const NetInfo&, const NetInfo&) = default;
+};
+
 struct MachineInfo {
   uint32_t vcpu_count = 0;
   uint64_t memory_bytes = 0;
@@ -81,6 +88,7 @@ struct MachineInfo {
   bool has_rng = false;
   bool has_agent = false;
   std::optional<virtio::balloon::Options> balloon = {};
+  std::vector<NetInfo> nets = {};
 
   friend bool operator==(const MachineInfo&, const MachineInfo&) = default;
 };

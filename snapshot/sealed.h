@@ -22,6 +22,8 @@ inline constexpr uint16_t kFormatMajor = 1;
 inline constexpr uint16_t kFormatMinor = 0;
 /// Of a manifest or a state with a balloon.
 inline constexpr uint16_t kFormatMinorBalloon = 2;
+/// Of a manifest or a state with network devices.
+inline constexpr uint16_t kFormatMinorNets = 1;
 /// Of a manifest that names captured disks or a compressed memory. The other parts have had one
 /// form only, to which fields were added.
 inline constexpr uint16_t kFormatMajor2 = 2;

@@ -7,6 +7,7 @@
 #include "virtio/balloon/state.h"
 #include "virtio/blk/state.h"
 #include "virtio/console/state.h"
+#include "virtio/net/state.h"
 #include "virtio/rng/state.h"
 #include "virtio/transport/state.h"
 #include "virtio/vsock/state.h"
@@ -34,7 +35,7 @@ struct Device {
   virtio::MmioState transport;
   /// monostate: a kind of device that this version does not know; decode_state() refuses it.
   std::variant<std::monostate, virtio::blk::State, virtio::console::State, virtio::rng::State,
-               virtio::vsock::State, virtio::balloon::State>
+               virtio::vsock::State, virtio::net::State, virtio::balloon::State>
       device;
 
   friend bool operator==(const Device&, const Device&) = default;

@@ -19,6 +19,7 @@ static_assert(sizeof(kvm_lapic_state) == 1024);
 static_assert(sizeof(kvm_vcpu_events) == 64);
 static_assert(sizeof(kvm::XsaveArea) == 4096);
 static_assert(sizeof(virtio::blk::State::serial) == 20);
+static_assert(sizeof(virtio::net::State::mac) == 6);
 
 template <>
 struct WireTable<kvm_msr_entry> {
@@ -132,6 +133,14 @@ struct WireTable<virtio::balloon::State> {
 };
 
 template <>
+struct WireTable<virtio::net::State> {
+  static void fields(auto& wire, auto& net) {
+    wire.image(1, "mac", net.mac);
+    wire.number(2, "mtu", net.mtu);
+  }
+};
+
+template <>
 struct WireTable<snapshot::Device> {
   static void fields(auto& wire, auto& slot) {
     wire.message(1, "transport", slot.transport);
@@ -140,6 +149,7 @@ struct WireTable<snapshot::Device> {
     wire.alternative(4, "rng", slot.device, std::in_place_type<virtio::rng::State>);
     wire.alternative(5, "vsock", slot.device, std::in_place_type<virtio::vsock::State>);
     wire.alternative(7, "balloon", slot.device, std::in_place_type<virtio::balloon::State>);
+    wire.alternative(6, "net", slot.device, std::in_place_type<virtio::net::State>);
   }
 };
 
@@ -158,11 +168,15 @@ struct WireTable<snapshot::MachineState> {
 namespace mayfly::snapshot {
 
 Sealed encode_state(const MachineState& state) {
-  const bool has_balloon = std::ranges::any_of(state.devices, [](const Device& device) {
-    return std::holds_alternative<virtio::balloon::State>(device.device);
-  });
+  const auto has = [&]<typename Kind>(std::in_place_type_t<Kind>) {
+    return std::ranges::any_of(state.devices, [](const Device& device) {
+      return std::holds_alternative<Kind>(device.device);
+    });
+  };
   return seal(PartKind::kState, encode(state).bytes(), kFormatMajor,
-              has_balloon ? kFormatMinorBalloon : kFormatMinor);
+              has(std::in_place_type<virtio::balloon::State>) ? kFormatMinorBalloon
+              : has(std::in_place_type<virtio::net::State>)   ? kFormatMinorNets
+                                                              : kFormatMinor);
 }
 
 Result<MachineState> decode_state(std::span<const std::byte> file) {

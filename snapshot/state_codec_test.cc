@@ -109,6 +109,21 @@ TEST_CASE("a balloon comes back as it was, in a newer minor version") {
   CHECK(read->devices == machine.devices);
 }
 
+TEST_CASE("devices of a newer minor version come back like the others") {
+  MachineState machine = sample_state();
+  Device net = machine.devices[1];
+  net.device = virtio::net::State{.mac = {2, 3, 4, 5, 6, 7}, .mtu = 9000};
+  machine.devices.push_back(net);
+  CHECK_EQ(encode_state(sample_state()).bytes[10], 0);
+  CHECK_EQ(encode_state(machine).bytes[10], 1);
+  const state::MachineState message = as_library(machine);
+  CHECK_EQ(message.devices(4).net().mac(), std::string("\2\3\4\5\6\7"));
+  CHECK_EQ(message.devices(4).net().mtu(), 9000);
+  const auto read = decode_payload(message.SerializeAsString());
+  REQUIRE(read.has_value());
+  CHECK(read->devices == machine.devices);
+}
+
 // `change` makes the message wrong; the error has to say `part`.
 template <typename Change>
 void refused(const char* part, Change change) {

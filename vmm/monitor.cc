@@ -11,8 +11,8 @@
 namespace mayfly::vmm {
 namespace {
 
-// Queues of all slots, 8 disks, console input, the control sockets.
-constexpr uint16_t kMachineFiles = 128;
+// Queues of all slots, 8 disks, 4 taps, console input, the control sockets.
+constexpr uint16_t kMachineFiles = 144;
 constexpr Loop::Limits kLoopLimits = {
     .ring_entries = 256,
     .files = kMachineFiles + virtio::vsock::files_for(virtio::vsock::kMaxConnections),

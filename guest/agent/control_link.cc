@@ -24,10 +24,12 @@ constexpr uint64_t kConnectTimeoutNs = 5'000'000'000;
 
 }  // namespace
 
-ControlLink::ControlLink(Connect connect, MakeHello make_hello, Reseed reseed)
+ControlLink::ControlLink(Connect connect, MakeHello make_hello, Reseed reseed,
+                         SetNetwork set_network)
     : connect_(std::move(connect)),
       make_hello_(std::move(make_hello)),
       reseed_(std::move(reseed)),
+      set_network_(std::move(set_network)),
       retry_ns_(kFirstRetryNs) {}
 
 void ControlLink::collect(PollSet& set) {
@@ -96,6 +98,8 @@ void ControlLink::on_message(const HostMessage& message) {
     shutdown_ = *mode;
   } else if (const auto* restored = std::get_if<Restored>(&message)) {
     add_reseeded(out_, reseed_(*restored));
+  } else if (const auto* network = std::get_if<Network>(&message)) {
+    add_network_set(out_, set_network_(*network));
   }
 }
 

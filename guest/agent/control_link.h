@@ -25,8 +25,10 @@ class ControlLink {
   using MakeHello = std::move_only_function<Hello()>;
   /// Does what Restored asks for; the host is told what came of it.
   using Reseed = std::move_only_function<Reseeded(const Restored&)>;
+  /// Sets the network up: what of it did not work; empty: nothing.
+  using SetNetwork = std::move_only_function<std::string(const Network&)>;
 
-  ControlLink(Connect connect, MakeHello make_hello, Reseed reseed);
+  ControlLink(Connect connect, MakeHello make_hello, Reseed reseed, SetNetwork set_network);
 
   void collect(PollSet& set);
   uint64_t deadline_ns() const { return deadline_ns_; }
@@ -49,6 +51,7 @@ class ControlLink {
   Connect connect_;
   MakeHello make_hello_;
   Reseed reseed_;
+  SetNetwork set_network_;
   Fd socket_;
   bool connected_ = false;
   bool announced_ = false;

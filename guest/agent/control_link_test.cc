@@ -35,6 +35,10 @@ struct Bench {
             [this](const Restored& restored) {
               reseeds.push_back(restored.entropy);
               return Reseeded{-5, "no clock"};
+            },
+            [this](const Network& network) {
+              networks.push_back(network);
+              return std::string("no eth0");
             }) {}
 
   void run(uint64_t duration_ms) {
@@ -64,6 +68,7 @@ struct Bench {
   int tries = 0;
   Fd host;
   std::vector<std::string> reseeds;
+  std::vector<Network> networks;
   ControlLink link;
 };
 
@@ -130,6 +135,29 @@ TEST_CASE(
   REQUIRE_UNARY(answer.ParseFromString(bench.received()));
   CHECK_EQ(answer.reseeded().clock_step_us(), -5);
   CHECK_EQ(answer.reseeded().failure(), "no clock");
+}
+
+TEST_CASE("the host's word on the network is done, and answered") {
+  Bench bench;
+  bench.run(5);
+  (void)bench.received();
+  agent::HostToAgent message;
+  auto& interface = *message.mutable_network()->add_interfaces();
+  interface.set_mac("\2\1\1\1\1\7");
+  interface.set_address(0x0a00'0002);
+  interface.set_prefix_bits(30);
+  interface.add_nameservers(0x0808'0808);
+  bench.say(message.SerializeAsString());
+  bench.run(5);
+  REQUIRE_EQ(bench.networks.size(), 1);
+  const Interface& told = bench.networks[0].interfaces.at(0);
+  CHECK_EQ(told.mac[5], 7);
+  CHECK_EQ(told.address, 0x0a00'0002);
+  CHECK_EQ(told.prefix_bits, 30);
+  CHECK_EQ(told.nameservers, std::vector<uint32_t>{0x0808'0808});
+  agent::AgentToHost answer;
+  REQUIRE_UNARY(answer.ParseFromString(bench.received()));
+  CHECK_EQ(answer.network_set().failure(), "no eth0");
 }
 
 TEST_CASE("a host that ends every connection gets one Hello on each, and is never given up") {

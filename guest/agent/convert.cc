@@ -37,14 +37,19 @@ struct HelloField {
                             kCpuCount = 4, kInitUs = 5, kReadyUs = 6, kFailure = 7;
 };
 struct ToHostField {
-  static constexpr uint32_t kHello = 1, kShutdownFailed = 2, kReseeded = 3;
+  static constexpr uint32_t kHello = 1, kShutdownFailed = 2, kReseeded = 3, kNetworkSet = 4;
 };
 struct ReseededField {
   static constexpr uint32_t kClockStepUs = 1, kFailure = 2;
 };
 struct FromHostField {
-  static constexpr uint32_t kShutdown = 1, kRestored = 2;
+  static constexpr uint32_t kShutdown = 1, kRestored = 2, kNetwork = 3;
 };
+struct InterfaceField {
+  static constexpr uint32_t kMac = 1, kAddress = 2, kPrefixBits = 3, kGateway = 4, kNameservers = 5;
+};
+// Network.interfaces, NetworkSet.failure.
+constexpr uint32_t kInterfaces = 1, kNetworkFailure = 1;
 struct RestoredField {
   static constexpr uint32_t kEntropy = 1, kRealtimeNs = 2;
 };
@@ -199,6 +204,66 @@ Result<HostMessage> parse_restored(std::span<const std::byte> message) {
   return restored;
 }
 
+Result<Interface> parse_interface(std::span<const std::byte> message) {
+  Interface interface;
+  uint32_t prefix_bits = 0;
+  size_t mac_bytes = 0;
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case InterfaceField::kMac: {
+        const auto mac = TRY(field->message());
+        mac_bytes = mac.size();
+        std::ranges::transform(mac.first(std::min(mac.size(), interface.mac.size())),
+                               interface.mac.begin(),
+                               [](std::byte byte) { return static_cast<uint8_t>(byte); });
+        break;
+      }
+      case InterfaceField::kAddress:
+        interface.address = TRY(field->u32());
+        break;
+      case InterfaceField::kPrefixBits:
+        prefix_bits = TRY(field->u32());
+        break;
+      case InterfaceField::kGateway:
+        interface.gateway = TRY(field->u32());
+        break;
+      case InterfaceField::kNameservers:
+        TRY(field->append_u32s(interface.nameservers));
+        break;
+    }
+  }
+  if (mac_bytes != interface.mac.size()) {
+    return fail({Code::kInvalidArgument, "NETWORK_MAC"}, "network.mac: %zu bytes, where %zu belong",
+                mac_bytes, interface.mac.size());
+  }
+  if (interface.address != 0 && (prefix_bits == 0 || prefix_bits > 32)) {
+    return fail({Code::kInvalidArgument, "NETWORK_PREFIX"},
+                "network.prefix_bits: %u is not 1 to 32", prefix_bits);
+  }
+  if (interface.nameservers.size() > kMaxNameservers) {
+    return fail({Code::kInvalidArgument, "NETWORK_NAMESERVERS"},
+                "network.nameservers: %zu are above the limit of %zu", interface.nameservers.size(),
+                kMaxNameservers);
+  }
+  interface.prefix_bits = static_cast<uint8_t>(prefix_bits);
+  return interface;
+}
+
+Result<HostMessage> parse_network(std::span<const std::byte> message) {
+  Network network;
+  WireReader reader(message);
+  while (const auto field = TRY(reader.next())) {
+    if (field->number != kInterfaces) continue;
+    if (network.interfaces.size() == kMaxInterfaces) {
+      return fail({Code::kInvalidArgument, "NETWORK_INTERFACES"},
+                  "network.interfaces: more than the limit of %zu", kMaxInterfaces);
+    }
+    network.interfaces.push_back(TRY(parse_interface(TRY(field->message()))));
+  }
+  return network;
+}
+
 void add_message(SendQueue& queue, uint32_t field, const WireWriter& inner) {
   WireWriter message;
   message.message(field, inner);
@@ -235,9 +300,10 @@ Result<ExecInput> parse_exec_input(std::span<const std::byte> payload) {
 
 Result<HostMessage> parse_host_message(std::span<const std::byte> payload) {
   const WireField field = TRY(last_field(payload, [](const WireField& each) {
-    return each.is_bytes &&
-           (each.number == FromHostField::kShutdown || each.number == FromHostField::kRestored);
+    return each.is_bytes && each.number >= FromHostField::kShutdown &&
+           each.number <= FromHostField::kNetwork;
   }));
+  if (field.number == FromHostField::kNetwork) return parse_network(field.bytes);
   if (field.number == FromHostField::kRestored) return parse_restored(field.bytes);
   return parse_shutdown(field.bytes);
 }
@@ -265,6 +331,12 @@ void add_reseeded(SendQueue& queue, const Reseeded& reseeded) {
   out.number(ReseededField::kClockStepUs, static_cast<uint64_t>(reseeded.clock_step_us));
   out.text(ReseededField::kFailure, printable(reseeded.failure));
   add_message(queue, ToHostField::kReseeded, out);
+}
+
+void add_network_set(SendQueue& queue, std::string_view failure) {
+  WireWriter out;
+  out.text(kNetworkFailure, printable(failure));
+  add_message(queue, ToHostField::kNetworkSet, out);
 }
 
 void add_started(SendQueue& queue, uint32_t pid) {

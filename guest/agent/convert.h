@@ -23,6 +23,8 @@ Result<HostMessage> parse_host_message(std::span<const std::byte> payload);
 void add_hello(SendQueue& queue, const Hello& hello);
 void add_shutdown_failed(SendQueue& queue, std::string_view message);
 void add_reseeded(SendQueue& queue, const Reseeded& reseeded);
+/// Empty: it is set.
+void add_network_set(SendQueue& queue, std::string_view failure);
 void add_started(SendQueue& queue, uint32_t pid);
 /// `bytes` is at most kMaxOutputBytes.
 void add_output(SendQueue& queue, OutputStream stream, std::span<const std::byte> bytes);

@@ -48,6 +48,9 @@ TEST_CASE("protobuf reads every message the agent sends") {
   add_reseeded(reseeded, {-7'000'000, "no"});
   CHECK_EQ(read_back<agent::AgentToHost>(reseeded).reseeded().clock_step_us(), -7'000'000);
   CHECK_EQ(read_back<agent::AgentToHost>(reseeded).reseeded().failure(), "no");
+  SendQueue network;
+  add_network_set(network, "no route");
+  CHECK_EQ(read_back<agent::AgentToHost>(network).network_set().failure(), "no route");
   SendQueue started;
   add_started(started, 300);
   CHECK_EQ(read_back<agent::ExecOutput>(started).started().pid(), 300u);

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "guest/agent/guest_sys.h"
+#include "guest/agent/network_sys.h"
 #include "guest/agent/root.h"
 #include "guest/agent/service.h"
 #include "guest/agent/vsock_sys.h"
@@ -155,6 +156,12 @@ Result<> serve(uint64_t init_us, std::string failure) {
                                         log(LogLevel::kError, "restored: %s", done.failure.c_str());
                                       }
                                       return done;
+                                    },
+                                    [](const Network& network) {
+                                      const Result<> set = set_network(network);
+                                      if (set) return std::string();
+                                      log(LogLevel::kError, "%s", set.error().describe().c_str());
+                                      return set.error().message();
                                     });
   const std::unique_ptr<Service> service = TRY(Service::create(std::move(options)));
   for (;;) {

@@ -4,6 +4,7 @@
 // back.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -67,7 +68,25 @@ struct Restored {
   uint64_t realtime_ns = 0;
 };
 
-using HostMessage = std::variant<ShutdownMode, Restored>;
+inline constexpr size_t kMaxInterfaces = 16;
+inline constexpr size_t kMaxNameservers = 8;
+
+/// IPv4 addresses in host order; 0: none.
+struct Interface {
+  std::array<uint8_t, 6> mac = {};
+  uint32_t address = 0;
+  /// 1 to 32 where there is an address.
+  uint8_t prefix_bits = 0;
+  uint32_t gateway = 0;
+  std::vector<uint32_t> nameservers;
+};
+
+/// Of the guest's virtio network devices, by their places.
+struct Network {
+  std::vector<Interface> interfaces;
+};
+
+using HostMessage = std::variant<ShutdownMode, Restored, Network>;
 
 struct Reseeded {
   /// How far the clock was set forward.

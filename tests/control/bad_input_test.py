@@ -206,6 +206,23 @@ class BadInputTest(harness.DaemonCase):
 
     # Ids and messages.
 
+    def test_networks_that_cannot_be(self):
+        def refused(code, reason, *words, **net):
+            self.assert_create_refused(code, reason, *words, nets=[vm_pb.Net(**net)])
+        refused("INVALID_ARGUMENT", "NET_NAME", "nets[0].tap", "15", tap="a-name-of-sixteen")
+        refused("INVALID_ARGUMENT", "NET_NAME", "nets[0].bridge", bridge="br/0")
+        refused("INVALID_ARGUMENT", "NET_ADDRESS", "nets[0].mac", mac="02:00")
+        refused("INVALID_ARGUMENT", "NET_MAC", "nets[0].mac", mac="01:00:00:00:00:01")
+        refused("INVALID_ARGUMENT", "NET_ADDRESS", "nets[0].host_address", host_address="10.0.0.1")
+        refused("INVALID_ARGUMENT", "NET_MTU", "67", "68", mtu=67)
+        refused("INVALID_ARGUMENT", "NO_AGENT", "nets[0].guest", guest=vm_pb.GuestNetwork(address="10.0.0.2/24"))
+        refused("INVALID_ARGUMENT", "NET_AUTOMATIC", "nets[0].tap", automatic=True, tap="t")
+        refused("NOT_FOUND", "NET_NAMESPACE", "/run/netns/no-such", network_namespace="/run/netns/no-such")
+        refused("FAILED_PRECONDITION", "NET_NAMESPACE", "/etc/passwd", network_namespace="/etc/passwd")
+        refused("FAILED_PRECONDITION", "NET_BRIDGE", "no-bridge", bridge="no-bridge")
+        refused("FAILED_PRECONDITION", "NET_TAP", "lo", tap="lo")
+        self.assert_create_refused("INVALID_ARGUMENT", "NET_COUNT", "5", "4", nets=[vm_pb.Net()] * 5)
+
     def test_ids_that_are_bad(self):
         self.assert_create_refused("INVALID_ARGUMENT", "ID_TOO_LONG", "vm_id", "64", "63", vm_id="a" * 64)
         for vm_id in ("A", "-a", ".a", "..", "a/b", "a b", "ä", "a\n", "../../tmp/a"):

@@ -132,8 +132,11 @@ class RuleCoverageTest(harness.Case):
         root = self.dir / "root.ext4"
         shutil.copy(harness.ROOTFS, root)
         disks = [vm_pb.Disk(path=str(self.file("data", size=16 << 20)))]
-        self.daemon.create("full", vcpus=2, rootfs=vm_pb.Disk(path=str(root)), disks=disks)
+        self.daemon.create("full", vcpus=2, rootfs=vm_pb.Disk(path=str(root)), disks=disks,
+                           nets=[vm_pb.Net(automatic=True)])
         self.daemon.wait_ready("full")
+        host = self.daemon.get("full").spec.nets[0].host_address.split("/")[0]
+        self.assertEqual(self.daemon.exec("full", f"ping -c 2 {host}").code, 0)
         self.assertEqual(self.daemon.exec("full", "cat", stdin=b"x" * 300_000).out, b"x" * 300_000)
         written = self.daemon.exec("full", "dd if=/dev/zero of=/dev/vdb bs=64k count=200 conv=fsync; "
                                    "dd if=/dev/vdb of=/dev/null bs=64k; dd if=/dev/hwrng of=/dev/null bs=64 count=4")

@@ -8,6 +8,11 @@ namespace {
 
 unsigned long long printable(uint64_t value) { return value; }
 
+std::unexpected<Error> too_many_pieces(uint64_t left, size_t limit) {
+  return fail({Code::kOutOfRange, "CHAIN_TOO_MANY_PIECES"},
+              "descriptor chain: %llu more bytes than %zu buffers hold", printable(left), limit);
+}
+
 }  // namespace
 
 ChainCursor::ChainCursor(std::span<const GuestSpan> spans) : spans_(spans) {
@@ -40,14 +45,21 @@ Result<size_t> ChainCursor::take_iovecs(uint64_t size_bytes, std::span<iovec> ou
   ChainCursor ahead = *this;
   size_t count = 0;
   while (size_bytes != 0) {
-    if (count == out.size()) {
-      return fail({Code::kOutOfRange, "CHAIN_TOO_MANY_PIECES"},
-                  "descriptor chain: %llu more bytes than %zu buffers hold", printable(size_bytes),
-                  count);
-    }
+    if (count == out.size()) return too_many_pieces(size_bytes, count);
     const GuestSpan piece = ahead.take_piece(size_bytes);
     out[count++] = piece.as_iovec();
     size_bytes -= piece.size();
+  }
+  *this = ahead;
+  return count;
+}
+
+Result<size_t> ChainCursor::take_spans(std::span<GuestSpan> out) {
+  ChainCursor ahead = *this;
+  size_t count = 0;
+  while (ahead.remaining_ != 0) {
+    if (count == out.size()) return too_many_pieces(ahead.remaining_, count);
+    out[count++] = ahead.take_piece(ahead.remaining_);
   }
   *this = ahead;
   return count;

@@ -25,6 +25,7 @@ class ChainCursor {
   /// remaining() and `limit` are not 0.
   GuestSpan take_piece(uint64_t limit);
   Result<size_t> take_iovecs(uint64_t size_bytes, std::span<iovec> out);
+  Result<size_t> take_spans(std::span<GuestSpan> out);
   Result<GuestSpan> take_tail(uint64_t size_bytes);
   /// kOutOfRange where fewer than `size_bytes` are left.
   Result<> require(uint64_t size_bytes) const;
@@ -84,6 +85,9 @@ class ChainWriter {
   /// given pages and do not write to them: empty where there are none in it. All of the buffer is
   /// consumed, and nothing counted as written.
   GuestSpan take_pages(uint64_t limit);
+  /// All that remains, consumed, as spans that may be kept until the chain is completed; the number
+  /// of them, or an Error, with nothing consumed, where `out` is too short. Not counted as written.
+  Result<size_t> take_spans(std::span<GuestSpan> out) { return cursor_.take_spans(out); }
   /// The last `size_bytes` writable bytes, wherever the descriptors are cut before them (a block
   /// request's status byte), taken off the end and not counted as written. An Error where they lie
   /// in two descriptors, which a single byte never does.

@@ -107,7 +107,7 @@ Result<Queue::Popped> Queue::pop() {
   return Popped{true, *chain};
 }
 
-void Queue::undo_pop(uint16_t head) {
+void Queue::put_back(uint16_t head) {
   if (!ready()) return;
   --state_.next_avail;
   in_flight_.reset(head);
@@ -234,7 +234,7 @@ void Queue::disable_notifications() {
   device_area_.store_release_u16(used_ring::kFlags, kUsedNoNotify);
 }
 
-void Queue::wake() {
+void Queue::notify_again() {
   if (wake_.valid()) signal_event(wake_);
 }
 

@@ -95,6 +95,13 @@ class Queue {
   /// Puts a chain taken with later() into the used ring. Ignored where the queue is not ready.
   void complete(uint16_t head, uint32_t written);
 
+  /// Puts the chain that was taken last with later(), and not completed or put back since, back
+  /// into the ring, as if it had never been taken. Ignored where the queue is not ready.
+  void put_back(uint16_t head);
+
+  /// Has the device notified once more, as by the driver: there may be more to do.
+  void notify_again();
+
   /// True once per batch of used chains where the driver wants an interrupt for it (2.7.7, 2.7.10).
   bool take_interrupt();
 
@@ -123,11 +130,9 @@ class Queue {
   };
   /// The next chain, or available == false.
   Result<Popped> pop();
-  void undo_pop(uint16_t head);
   Result<Chain> walk(uint16_t head);
   Result<> add_buffer(const Descriptor& descriptor, Walk& walk);
   Result<GuestSpan> indirect_table(const Descriptor& descriptor) const;
-  void wake();
   std::unexpected<Error> broken(std::unexpected<Error> error);
 
   const GuestMemory* memory_ = nullptr;
@@ -162,12 +167,12 @@ Result<bool> Queue::drain(Handler&& handler) {
     Result<Verdict> verdict = handler(next.chain);
     if (!verdict) return broken(std::unexpected(std::move(verdict).error()));
     if (verdict->kind == Verdict::Kind::kStop) {
-      undo_pop(next.chain.head);
+      put_back(next.chain.head);
       return false;
     }
     if (verdict->kind == Verdict::Kind::kDone) complete(next.chain.head, verdict->written);
   }
-  wake();
+  notify_again();
   return true;
 }
 

@@ -43,6 +43,26 @@ Result<std::vector<DiskConfig>> take_disks(const std::vector<message::Disk>& mes
   return disks;
 }
 
+Result<std::vector<NetConfig>> take_nets(const std::vector<message::Net>& messages,
+                                         Descriptors& fds) {
+  std::vector<NetConfig> nets;
+  for (const message::Net& message : messages) {
+    NetConfig& net = nets.emplace_back();
+    net.tap = TRY(fds.take(message.tap_fd, "nets.tap_fd"));
+    if (message.mac.size() != net.mac.size()) {
+      return fail({Code::kInvalidArgument, "NET_MAC"}, "nets.mac: %zu bytes, where %zu belong",
+                  message.mac.size(), net.mac.size());
+    }
+    std::ranges::copy(message.mac, net.mac.begin());
+    if (message.mtu > virtio::net::kMaxMtu) {
+      return fail({Code::kInvalidArgument, "NET_MTU"}, "nets.mtu: %u is above %u", message.mtu,
+                  virtio::net::kMaxMtu);
+    }
+    net.mtu = static_cast<uint16_t>(message.mtu);
+  }
+  return nets;
+}
+
 Result<VsockConfig> take_vsock(const message::Vsock& message, Descriptors& fds) {
   VsockConfig vsock;
   vsock.guest_cid = message.guest_cid;
@@ -129,6 +149,7 @@ Result<Configure> take_configure(const message::Configure& message, Descriptors 
     TRY(take_kernel(message, fds, machine));
   }
   machine.disks = TRY(take_disks(message.disks, fds));
+  machine.nets = TRY(take_nets(message.nets, fds));
   machine.console = TRY(take_console(message.console, fds));
   if (message.vsock) machine.vsock = TRY(take_vsock(*message.vsock, fds));
   if (message.balloon) {
@@ -169,6 +190,7 @@ Result<Claim> take_claim(const message::Claim& message, Descriptors& fds) {
   claim.what.generation_id = TRY(take_generation_id(message.generation_id, "claim.generation_id"));
   if (message.vsock) claim.what.vsock = TRY(take_vsock(*message.vsock, fds));
   claim.what.disks = TRY(take_disks(message.disks, fds));
+  claim.what.nets = TRY(take_nets(message.nets, fds));
   claim.what.start = message.start ? StartMode::kRunning : StartMode::kStopped;
   TRY(validate(claim.what));
   return claim;
@@ -254,11 +276,12 @@ WireWriter encode(const Phases& phases) {
 }
 
 WireWriter encode(const MachineStats& stats) {
-  const uint64_t fields[] = {stats.exits_io,        stats.exits_mmio,   stats.exits_halt,
-                             stats.exits_other,     stats.interrupts,   stats.disk_reads,
-                             stats.disk_read_bytes, stats.disk_writes,  stats.disk_written_bytes,
-                             stats.disk_flushes,    stats.disk_errors,  stats.vsock_rx_bytes,
-                             stats.vsock_tx_bytes,  stats.console_bytes};
+  const uint64_t fields[] = {
+      stats.exits_io,           stats.exits_mmio,    stats.exits_halt,      stats.exits_other,
+      stats.interrupts,         stats.disk_reads,    stats.disk_read_bytes, stats.disk_writes,
+      stats.disk_written_bytes, stats.disk_flushes,  stats.disk_errors,     stats.vsock_rx_bytes,
+      stats.vsock_tx_bytes,     stats.console_bytes, stats.net_rx_frames,   stats.net_rx_bytes,
+      stats.net_tx_frames,      stats.net_tx_bytes,  stats.net_dropped};
   WireWriter message;
   message.numbers(fields);
   return message;

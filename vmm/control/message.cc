@@ -27,6 +27,25 @@ Result<Disk> parse_disk(Bytes bytes) {
   return disk;
 }
 
+Result<Net> parse_net(Bytes bytes) {
+  Net net;
+  WireReader reader(bytes);
+  while (const auto field = TRY(reader.next())) {
+    switch (field->number) {
+      case 1:
+        net.tap_fd = TRY(field->u32());
+        break;
+      case 2:
+        net.mac = field->text();
+        break;
+      case 3:
+        net.mtu = TRY(field->u32());
+        break;
+    }
+  }
+  return net;
+}
+
 Result<Console> parse_console(Bytes bytes) {
   Console console;
   WireReader reader(bytes);
@@ -192,6 +211,9 @@ Result<Claim> parse_claim(Bytes bytes) {
         break;
       case 4:
         claim.start = TRY(field->u64()) != 0;
+        break;
+      case 5:
+        claim.nets.push_back(TRY(parse_net(TRY(field->message()))));
         break;
     }
   }
@@ -363,6 +385,9 @@ Result<Configure> parse_configure(Bytes bytes) {
         break;
       case 16:
         configure.restore = TRY(parse_restore(TRY(field->message())));
+        break;
+      case 17:
+        configure.nets.push_back(TRY(parse_net(TRY(field->message()))));
         break;
       case 18:
         configure.balloon = TRY(parse_balloon(TRY(field->message())));

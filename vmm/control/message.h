@@ -23,6 +23,12 @@ struct Disk {
   std::string serial;
 };
 
+struct Net {
+  uint32_t tap_fd = 0;
+  std::string mac;
+  uint32_t mtu = 0;
+};
+
 struct Console {
   uint32_t ring_fd = 0;
   uint32_t output_event_fd = 0;
@@ -71,6 +77,7 @@ struct Claim {
   std::optional<Vsock> vsock;
   std::vector<Disk> disks;
   bool start = false;
+  std::vector<Net> nets;
 };
 
 struct MapMemory {
@@ -109,6 +116,7 @@ struct Configure {
   bool debug_serial = false;
   std::optional<Restore> restore;
   std::optional<Balloon> balloon;
+  std::vector<Net> nets;
 };
 
 struct ChangedPages {

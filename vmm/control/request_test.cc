@@ -77,6 +77,20 @@ TEST_CASE("memory that others fill is mapped with all that it takes, and restore
   CHECK_EQ(reason(request), "DESCRIPTOR_INDEX");
 }
 
+TEST_CASE("tap devices come through, and what they cannot be is refused") {
+  auto request = valid();
+  auto& sent = *request.mutable_configure()->add_nets();
+  request.mutable_configure()->clear_disks();
+  sent.set_tap_fd(7);
+  sent.set_mac("\2\1\1\1\1\7");
+  const auto parsed = parse(request);
+  CHECK_EQ(std::get<Configure>(parsed.value().call).machine.nets.at(0).mac[5], 7);
+  sent.set_mtu(65536);
+  CHECK_EQ(reason(request), "NET_MTU");
+  sent.set_mac("\2\1\1\1\1");
+  CHECK_EQ(reason(request), "NET_MAC");
+}
+
 // valid(), to be restored; its own descriptor 2 is the state.
 ::mayfly::control::Request valid_restore() {
   auto request = valid();

@@ -52,9 +52,16 @@ Result<> validate_disks(const std::vector<DiskConfig>& disks) {
   return {};
 }
 
+Result<> validate_nets(const std::vector<NetConfig>& nets) {
+  TRY(at_most(nets.size(), kMaxNets, "nets"));
+  for (const NetConfig& net : nets) TRY(need(net.tap, "nets.tap_fd"));
+  return {};
+}
+
 // A parked machine has nothing yet that only its claim can say.
 Result<> validate_parked(const MachineConfig& config) {
   const char* field = !config.disks.empty()                 ? "disks"
+                      : !config.nets.empty()                ? "nets"
                       : config.restore->generation_id       ? "restore.generation_id"
                       : config.start == StartMode::kRunning ? "start"
                                                             : nullptr;
@@ -137,6 +144,7 @@ Result<> validate(const MachineConfig& config) {
   TRY(at_most(config.initrds.size(), kMaxInitrds, "initrd_fds"));
   for (const Fd& initrd : config.initrds) TRY(need(initrd, "initrd_fds"));
   TRY(validate_disks(config.disks));
+  TRY(validate_nets(config.nets));
   const bool parks = config.restore && config.restore->parks;
   if (parks) TRY(validate_parked(config));
   if (config.vsock) {
@@ -158,6 +166,7 @@ Result<> validate_target(uint64_t target_pages, uint64_t memory_bytes) {
 
 Result<> validate(const ClaimConfig& config) {
   TRY(validate_disks(config.disks));
+  TRY(validate_nets(config.nets));
   if (config.vsock) TRY(validate_vsock(*config.vsock));
   return {};
 }
@@ -171,7 +180,7 @@ Result<> validate(const MissingMemoryConfig& config) {
 
 uint32_t virtio_device_count(const MachineConfig& config) {
   return 1 + (config.has_rng ? 1 : 0) + (config.vsock ? 1 : 0) + (config.balloon ? 1 : 0) +
-         static_cast<uint32_t>(config.disks.size());
+         static_cast<uint32_t>(config.nets.size() + config.disks.size());
 }
 
 }  // namespace mayfly

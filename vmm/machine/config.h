@@ -8,6 +8,7 @@
 #include "base/fd.h"
 #include "base/memory/guest_memory.h"
 #include "virtio/balloon/balloon.h"
+#include "virtio/net/wire.h"
 #include "vmm/boot/acpi.h"
 
 #include <cstdint>
@@ -22,6 +23,7 @@ namespace mayfly {
 inline constexpr uint64_t kMinMemoryBytes = uint64_t{2} << 20;
 inline constexpr uint64_t kMaxMemoryBytes = uint64_t{1} << 40;
 inline constexpr size_t kMaxDisks = 8;
+inline constexpr size_t kMaxNets = 4;
 inline constexpr size_t kMaxInitrds = 4;
 inline constexpr size_t kMaxVsockHostPorts = 16;
 inline constexpr size_t kMaxLayers = 4;
@@ -38,6 +40,12 @@ struct DiskConfig {
   Fd file;
   DiskAccess access = DiskAccess::kReadWrite;
   std::string serial;
+};
+
+struct NetConfig {
+  Fd tap;
+  virtio::net::MacAddress mac = {};
+  uint16_t mtu = 0;
 };
 
 struct ConsoleConfig {
@@ -103,6 +111,7 @@ struct ClaimConfig {
   std::optional<VsockConfig> vsock;
   /// All of the machine's.
   std::vector<DiskConfig> disks;
+  std::vector<NetConfig> nets;
   StartMode start = StartMode::kStopped;
 };
 
@@ -125,6 +134,7 @@ struct MachineConfig {
   Fd kernel;
   std::vector<Fd> initrds;
   std::vector<DiskConfig> disks;
+  std::vector<NetConfig> nets;
   ConsoleConfig console;
   std::optional<VsockConfig> vsock;
   bool has_rng = true;
@@ -147,7 +157,7 @@ Result<> validate(const MissingMemoryConfig& config);
 /// A balloon's target, of a machine with so much RAM.
 Result<> validate_target(uint64_t target_pages, uint64_t memory_bytes);
 
-/// How many virtio devices the machine has: console, entropy, vsock, balloon, disks.
+/// How many virtio devices the machine has: console, entropy, vsock, balloon, nets, disks.
 uint32_t virtio_device_count(const MachineConfig& config);
 
 /// RAM stays behind as it is, in the file it was made from.
@@ -253,6 +263,11 @@ struct MachineStats {
   uint64_t vsock_rx_bytes = 0;
   uint64_t vsock_tx_bytes = 0;
   uint64_t console_bytes = 0;
+  uint64_t net_rx_frames = 0;
+  uint64_t net_rx_bytes = 0;
+  uint64_t net_tx_frames = 0;
+  uint64_t net_tx_bytes = 0;
+  uint64_t net_dropped = 0;
 };
 
 }  // namespace mayfly

@@ -6,12 +6,34 @@
 #include "virtio/blk/uring_backend.h"
 #include "virtio/console/loop_input.h"
 #include "virtio/console/ring_sink.h"
+#include "virtio/net/tap_sys.h"
 #include "vmm/boot/layout.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
 namespace mayfly {
+namespace {
+
+void add_counters(const virtio::blk::Counters& disk, MachineStats& stats) {
+  stats.disk_reads += disk.reads;
+  stats.disk_read_bytes += disk.read_bytes;
+  stats.disk_writes += disk.writes;
+  stats.disk_written_bytes += disk.written_bytes;
+  stats.disk_flushes += disk.flushes;
+  stats.disk_errors += disk.errors;
+}
+
+void add_counters(const virtio::net::Counters& net, MachineStats& stats) {
+  stats.net_rx_frames += net.rx_frames;
+  stats.net_rx_bytes += net.rx_bytes;
+  stats.net_tx_frames += net.tx_frames;
+  stats.net_tx_bytes += net.tx_bytes;
+  stats.net_dropped += net.rx_dropped + net.tx_dropped;
+}
+
+}  // namespace
 
 Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const Parts& parts) {
   std::unique_ptr<DeviceSet> set(new DeviceSet(parts));
@@ -22,6 +44,7 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::create(const Parts& parts) {
   }
   TRY(set->add_vsock());
   TRY(set->add_balloon());
+  TRY(set->add_nets(parts.config.nets));
   TRY(set->add_disks(parts.config.disks));
   return set;
 }
@@ -85,6 +108,21 @@ Result<> DeviceSet::add_balloon() {
       static_cast<uint32_t>(parts_.config.balloon->target_pages));
   balloon_ = balloon.get();
   return add(std::move(balloon));
+}
+
+Result<> DeviceSet::add_nets(std::vector<NetConfig>& nets) {
+  size_t index = 0;
+  for (NetConfig& config : nets) {
+    auto tap = virtio::net::Tap::create(parts_.loop, std::move(config.tap));
+    auto net = tap ? virtio::net::Net::create(*std::move(tap), config.mac, config.mtu)
+                   : std::unexpected(std::move(tap).error());
+    if (!net) {
+      return std::unexpected(std::move(net).error().with_context(format("nets[%zu]", index)));
+    }
+    ++index;
+    TRY(add(*std::move(net)));
+  }
+  return {};
 }
 
 Result<> DeviceSet::add_disks(std::vector<DiskConfig>& disks) {
@@ -179,6 +217,10 @@ Result<> DeviceSet::restore(std::span<const snapshot::Device> states, uint32_t f
     }
   }
   if (first == 0 && vsock_ != nullptr) vsock_->reset_transport();
+  for (size_t index = first; index < places_.size(); ++index) {
+    const auto* net = std::get_if<virtio::net::Net*>(&places_[index].device);
+    if (net != nullptr) (*net)->announce();
+  }
   return {};
 }
 
@@ -193,19 +235,28 @@ Result<> DeviceSet::claim_vsock(ClaimConfig& config) {
   return add_host_ports(*config.vsock);
 }
 
-Result<> DeviceSet::claim(ClaimConfig& config, std::span<const snapshot::Device> disks) {
-  if (config.disks.size() != disks.size()) {
+Result<> DeviceSet::claim(ClaimConfig& config, std::span<const snapshot::Device> states) {
+  const auto nets = static_cast<size_t>(std::ranges::count_if(states, [](const auto& state) {
+    return std::holds_alternative<virtio::net::State>(state.device);
+  }));
+  if (config.nets.size() != nets) {
+    return fail({Code::kFailedPrecondition, "NET_COUNT"}, "claim.nets: %zu came, the state has %zu",
+                config.nets.size(), nets);
+  }
+  const size_t disks = states.size() - nets;
+  if (config.disks.size() != disks) {
     return fail({Code::kFailedPrecondition, "DISK_COUNT"},
-                "claim.disks: %zu came, the state has %zu", config.disks.size(), disks.size());
+                "claim.disks: %zu came, the state has %zu", config.disks.size(), disks);
   }
   const uint32_t first = count();
   {
     const std::lock_guard held(parts_.loop.lock());
     TRY(claim_vsock(config));
+    TRY(add_nets(config.nets));
     TRY(add_disks(config.disks));
   }
   freeze();
-  return restore(disks, first);
+  return restore(states, first);
 }
 
 Result<> DeviceSet::connect_vsock(uint32_t port, Fd stream) {
@@ -253,15 +304,11 @@ MachineStats DeviceSet::stats() const {
   const std::lock_guard held(parts_.loop.lock());
   MachineStats stats;
   for (const Place& place : places_) {
-    const auto* disk = std::get_if<virtio::blk::Blk*>(&place.device);
-    if (disk == nullptr) continue;
-    const virtio::blk::Counters& counters = (*disk)->counters();
-    stats.disk_reads += counters.reads;
-    stats.disk_read_bytes += counters.read_bytes;
-    stats.disk_writes += counters.writes;
-    stats.disk_written_bytes += counters.written_bytes;
-    stats.disk_flushes += counters.flushes;
-    stats.disk_errors += counters.errors;
+    if (const auto* disk = std::get_if<virtio::blk::Blk*>(&place.device)) {
+      add_counters((*disk)->counters(), stats);
+    } else if (const auto* net = std::get_if<virtio::net::Net*>(&place.device)) {
+      add_counters((*net)->counters(), stats);
+    }
   }
   if (vsock_ != nullptr) {
     stats.vsock_rx_bytes = vsock_->counters().rx_bytes;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The virtio devices a config asks for, in their slots: console, entropy, vsock, balloon, then the
-// disks. The order is the guest's: slot n is the n-th device in the DSDT, and disks come last so
-// that their number moves nothing else.
+// The virtio devices a config asks for, in their slots: console, entropy, vsock, balloon, then
+// network devices and disks. The order is the guest's: slot n is the n-th device in the DSDT, and
+// what a claim brings comes last so that its number moves nothing else.
 //
 // Threads: the loop thread, outside the loop's dispatch; each call takes the device lock itself,
 // but create(), which wants it held.
@@ -16,6 +16,7 @@
 #include "virtio/balloon/balloon.h"
 #include "virtio/blk/blk.h"
 #include "virtio/console/console.h"
+#include "virtio/net/net.h"
 #include "virtio/rng/rng.h"
 #include "virtio/vsock/vsock.h"
 #include "vmm/bus/bus.h"
@@ -34,8 +35,8 @@ namespace mayfly {
 
 class DeviceSet {
  public:
-  /// All of it outlives the set. Files of disks, streams of vsock and the console's input are taken
-  /// out of `config`.
+  /// All of it outlives the set. Files of disks, taps, streams of vsock and the console's input are
+  /// taken out of `config`.
   struct Parts {
     MachineConfig& config;
     const GuestMemory& memory;
@@ -66,9 +67,9 @@ class DeviceSet {
   /// from number `first` on. The guest is told that its vsock connections are gone. On an Error the
   /// set is of no more use.
   Result<> restore(std::span<const snapshot::Device> states, uint32_t first = 0);
-  /// Adds a parked machine's disks, with their states, and gives the vsock device its identity.
-  /// Everything is frozen; on an Error the set is of no more use.
-  Result<> claim(ClaimConfig& config, std::span<const snapshot::Device> disks);
+  /// Adds a parked machine's network devices and disks, with their states, and gives the vsock
+  /// device its identity. Everything is frozen; on an Error the set is of no more use.
+  Result<> claim(ClaimConfig& config, std::span<const snapshot::Device> states);
 
   Result<> connect_vsock(uint32_t port, Fd stream);
 
@@ -86,7 +87,7 @@ class DeviceSet {
   /// By its kind, for what kinds do not share.
   using AnyDevice =
       std::variant<virtio::console::Console*, virtio::rng::Rng*, virtio::vsock::Vsock*,
-                   virtio::balloon::Balloon*, virtio::blk::Blk*>;
+                   virtio::balloon::Balloon*, virtio::net::Net*, virtio::blk::Blk*>;
   struct Place {
     std::unique_ptr<VirtioSlot> slot;
     AnyDevice device;  // the slot's
@@ -100,6 +101,7 @@ class DeviceSet {
   Result<> add_vsock();
   Result<> add_balloon();
   Result<> need_balloon(const char* what) const;
+  Result<> add_nets(std::vector<NetConfig>& nets);
   Result<> add_disks(std::vector<DiskConfig>& disks);
   Result<> add_host_ports(VsockConfig& config);
   Result<> claim_vsock(ClaimConfig& config);

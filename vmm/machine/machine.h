@@ -115,7 +115,7 @@ class Machine final : public EndListener,
   /// What of a saved machine waits until it is certain which VM it becomes.
   struct Waiting {
     std::vector<kvm::VcpuTime> vcpus;
-    std::vector<snapshot::Device> disks;
+    std::vector<snapshot::Device> devices;  // that the claim brings
     uint64_t clock_ns = 0;
   };
 

@@ -35,16 +35,19 @@ Result<T> with_context(Result<T> result, const std::string& context) {
 }
 
 // From number `first` on: what a parked machine lacks must be what its claim brings.
-Result<> expect_disks(std::span<const snapshot::Device> devices, uint32_t first) {
-  if (devices.size() < first || devices.size() - first > kMaxDisks) {
+Result<> expect_claimed(std::span<const snapshot::Device> devices, uint32_t first) {
+  constexpr size_t kMostClaimed = kMaxDisks + kMaxNets;
+  if (devices.size() < first || devices.size() - first > kMostClaimed) {
     return fail({Code::kFailedPrecondition, "DEVICE_COUNT"},
-                "devices: the state has %zu, the configuration has %u and up to %zu disks",
-                devices.size(), first, kMaxDisks);
+                "devices: the state has %zu, the configuration has %u and a claim brings up to %zu",
+                devices.size(), first, kMostClaimed);
   }
   for (size_t index = first; index < devices.size(); ++index) {
-    if (std::holds_alternative<virtio::blk::State>(devices[index].device)) continue;
+    const auto& device = devices[index].device;
+    if (std::holds_alternative<virtio::net::State>(device)) continue;
+    if (std::holds_alternative<virtio::blk::State>(device)) continue;
     return fail({Code::kFailedPrecondition, "DEVICE_KIND"},
-                "devices[%zu]: is none of the configuration, and no disk of a claim", index);
+                "devices[%zu]: is none of the configuration, and none of a claim's", index);
   }
   return {};
 }
@@ -60,7 +63,8 @@ Result<snapshot::MachineState> Machine::saved_state(const MachineConfig& config)
                 config.vcpu_count);
   }
   if (config.restore->parks) {
-    TRY(with_context(expect_disks(state.devices, virtio_device_count(config)), "restore.state_fd"));
+    TRY(with_context(expect_claimed(state.devices, virtio_device_count(config)),
+                     "restore.state_fd"));
   }
   return state;
 }
@@ -93,9 +97,9 @@ Result<> Machine::park(std::vector<kvm::Vcpu> vcpus, const snapshot::MachineStat
 }
 
 Machine::Waiting Machine::waiting_for(const snapshot::MachineState& saved) const {
-  Waiting waiting{.vcpus = {}, .disks = {}, .clock_ns = saved.clock.clock_ns};
+  Waiting waiting{.vcpus = {}, .devices = {}, .clock_ns = saved.clock.clock_ns};
   for (const snapshot::Vcpu& vcpu : saved.vcpus) waiting.vcpus.push_back(time_of(vcpu.state));
-  waiting.disks.assign(saved.devices.begin() + devices_->count(), saved.devices.end());
+  waiting.devices.assign(saved.devices.begin() + devices_->count(), saved.devices.end());
   return waiting;
 }
 
@@ -117,9 +121,9 @@ Result<> Machine::claim(ClaimConfig config) {
 }
 
 Result<> Machine::take_claim(ClaimConfig& config) {
-  const uint32_t first_disk = devices_->count();
-  TRY(devices_->claim(config, waiting_->disks));
-  devices_->add_to(mmio_, first_disk);
+  const uint32_t first_claimed = devices_->count();
+  TRY(devices_->claim(config, waiting_->devices));
+  devices_->add_to(mmio_, first_claimed);
   phases_.claim_devices_ns = monotonic_ns();
   TRY(restore_time(*waiting_));
   TRY(tell_of_restore(config.generation_id));

@@ -7,6 +7,7 @@
 #include "base/seccomp/c_library_rules.h"
 #include "base/seccomp/filter_rules.h"
 #include "virtio/console/loop_input_rules.h"
+#include "virtio/net/backend_rules.h"
 #include "virtio/rng/backend_rules.h"
 #include "virtio/vsock/backend_rules.h"
 #include "vmm/boot/image_file_rules.h"
@@ -58,9 +59,9 @@ Policy loop_policy() {
   Policy policy{.kind = ThreadKind::kLoop, .rules = {}};
   add(policy,
       {kLoopRules, kvm::kInterruptRules, kFdWriteRules, virtio::vsock::kBackendRules,
-       virtio::rng::kBackendRules, virtio::console::kLoopInputRules, kServerRules,
-       seccomp::kThreadRules, kFdCloseRules, kVcpuKickRules, kvm::kSaveRules, kPrivateMemoryRules,
-       kReleaseMemoryRules, kSaveFileRules, kEndRules, seccomp::kAbortRules});
+       virtio::net::kBackendRules, virtio::rng::kBackendRules, virtio::console::kLoopInputRules,
+       kServerRules, seccomp::kThreadRules, kFdCloseRules, kVcpuKickRules, kvm::kSaveRules,
+       kPrivateMemoryRules, kReleaseMemoryRules, kSaveFileRules, kEndRules, seccomp::kAbortRules});
   return policy;
 }
 
@@ -75,9 +76,10 @@ Policy start_policy() {
   Policy policy{.kind = ThreadKind::kStart, .rules = {}};
   // First what the threads under stacked filters go on calling.
   add(policy, {kvm::kRunRules, loop_policy().rules, vcpu_policy().rules, guard_policy().rules});
-  add(policy, {kUserfaultRules, kvm::kBuildRules, kvm::kRestoreRules, kGuestMemoryRules,
-               kFdSetupRules, kTouchedPagesRules, boot::kImageFileRules, seccomp::kStartThreadRules,
-               kVcpuStartRules, seccomp::kInstallRules});
+  add(policy,
+      {kUserfaultRules, kvm::kBuildRules, kvm::kRestoreRules, kGuestMemoryRules, kFdSetupRules,
+       kTouchedPagesRules, virtio::net::kBackendSetupRules, boot::kImageFileRules,
+       seccomp::kStartThreadRules, kVcpuStartRules, seccomp::kInstallRules});
   return policy;
 }
 
