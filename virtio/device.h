@@ -12,6 +12,7 @@
 #include "base/memory/guest_memory.h"
 #include "virtio/queue/queue.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -47,6 +48,15 @@ class DeviceHost {
  protected:
   ~DeviceHost() = default;
 };
+
+/// What a driver reads at `offset` of a configuration space: zeroes beyond its end. Any offset.
+inline void copy_config(std::span<const std::byte> config, uint64_t offset,
+                        std::span<std::byte> out) {
+  std::ranges::fill(out, std::byte{0});
+  if (offset >= config.size()) return;
+  const auto from = config.subspan(static_cast<size_t>(offset));
+  std::copy_n(from.begin(), std::min(from.size(), out.size()), out.begin());
+}
 
 class Device {
  public:

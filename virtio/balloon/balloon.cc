@@ -7,17 +7,6 @@
 #include <cstring>
 
 namespace mayfly::virtio::balloon {
-namespace {
-
-// Copies the part of `from` that lies in [offset, offset + out.size()), zeroes for the rest.
-void copy_at(std::span<const std::byte> from, uint64_t offset, std::span<std::byte> out) {
-  std::ranges::fill(out, std::byte{0});
-  if (offset >= from.size()) return;
-  const size_t count = std::min(out.size(), from.size() - static_cast<size_t>(offset));
-  std::ranges::copy(from.subspan(static_cast<size_t>(offset), count), out.begin());
-}
-
-}  // namespace
 
 Balloon::Balloon(std::unique_ptr<PageTaker> taker, const Options& options, uint32_t target_pages)
     : taker_(std::move(taker)), options_(options) {
@@ -40,7 +29,7 @@ uint64_t Balloon::features() const {
 }
 
 void Balloon::read_config(uint64_t offset, std::span<std::byte> out) const {
-  copy_at(std::as_bytes(std::span(&config_, 1)), offset, out);
+  copy_config(std::as_bytes(std::span(&config_, 1)), offset, out);
 }
 
 void Balloon::write_config(uint64_t offset, std::span<const std::byte> in) {

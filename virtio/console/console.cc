@@ -15,11 +15,7 @@ uint64_t Console::features() const { return size_.columns != 0 ? kFeatureSize : 
 
 void Console::read_config(uint64_t offset, std::span<std::byte> out) const {
   const Config config{size_.columns, size_.rows, 0, 0};
-  const std::span<const std::byte> bytes = std::as_bytes(std::span(&config, 1));
-  std::ranges::fill(out, std::byte{0});
-  if (offset >= bytes.size()) return;
-  const size_t size = std::min(out.size(), bytes.size() - offset);
-  std::ranges::copy(bytes.subspan(offset, size), out.begin());
+  copy_config(std::as_bytes(std::span(&config, 1)), offset, out);
 }
 
 // Only emergency writes would go there.

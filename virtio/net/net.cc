@@ -70,11 +70,7 @@ uint64_t Net::features() const { return kOwnFeatures | features_of(backend_->off
 void Net::read_config(uint64_t offset, std::span<std::byte> out) const {
   const auto status = static_cast<uint16_t>(kStatusLinkUp | (announces_ ? kStatusAnnounce : 0));
   const Config config = {.mac = mac_, .status = status, .max_virtqueue_pairs = 1, .mtu = mtu_};
-  const auto bytes = std::as_bytes(std::span(&config, 1));
-  std::ranges::fill(out, std::byte{0});
-  if (offset >= bytes.size()) return;
-  const auto from = bytes.subspan(static_cast<size_t>(offset));
-  std::copy_n(from.begin(), std::min(from.size(), out.size()), out.begin());
+  copy_config(std::as_bytes(std::span(&config, 1)), offset, out);
 }
 
 // The address is set by command (5.1.4).
@@ -135,11 +131,12 @@ Result<> Net::serve_frames() {
   return {};
 }
 
+// For the next frame and its header.
+uint64_t Net::room() const { return has(kFeatureMrgRxbuf) ? rx_.room() : rx_.first_room(); }
+
 Result<bool> Net::make_room() {
   const bool merges = has(kFeatureMrgRxbuf);
-  const auto enough = [&] {
-    return merges ? rx_.room() >= wanted_room_ : rx_.first_room() >= wanted_room_;
-  };
+  const auto enough = [&] { return room() >= wanted_room_; };
   bool full = false;
   if (!enough()) {
     TRY(queues_[kRxQueue].drain([&](Chain& chain) -> Result<Verdict> {
@@ -153,13 +150,11 @@ Result<bool> Net::make_room() {
 }
 
 bool Net::receive_frame() {
-  const std::span<const iovec> buffers = rx_.frame(has(kFeatureMrgRxbuf));
-  uint64_t room = 0;
-  for (const iovec& buffer : buffers) room += buffer.iov_len;
   Header header = {};
-  const IoResult got = backend_->receive(header, buffers);
+  const IoResult got = backend_->receive(header, rx_.frame(has(kFeatureMrgRxbuf)));
   if (got.status == IoStatus::kWouldBlock) return false;
-  if (got.status == IoStatus::kFailed || got.bytes > room || !acceptable(header)) {
+  if (got.status == IoStatus::kFailed || sizeof(Header) + got.bytes > room() ||
+      !acceptable(header)) {
     ++counters_.rx_dropped;
     return true;
   }

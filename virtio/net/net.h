@@ -86,6 +86,7 @@ class Net final : public Device, private BackendClient {
 
   void serve_rx();
   Result<> serve_frames();
+  uint64_t room() const;
   Result<bool> make_room();
   bool receive_frame();
   bool acceptable(const Header& header) const;

@@ -94,11 +94,7 @@ Result<> Vsock::connect(uint32_t port, Fd socket) {
 
 void Vsock::read_config(uint64_t offset, std::span<std::byte> out) const {
   const Config config = {.guest_cid = guest_cid_};
-  const auto bytes = std::as_bytes(std::span(&config, 1));
-  std::ranges::fill(out, std::byte{0});
-  if (offset >= bytes.size()) return;
-  const auto from = bytes.subspan(static_cast<size_t>(offset));
-  std::copy_n(from.begin(), std::min(from.size(), out.size()), out.begin());
+  copy_config(std::as_bytes(std::span(&config, 1)), offset, out);
 }
 
 void Vsock::write_config(uint64_t, std::span<const std::byte>) {}
