@@ -86,6 +86,9 @@ class Loop {
   /// eventfds, which need no read.
   Result<> poll(ClientId client, FileSlot file, uint32_t events, uint32_t op);
 
+  /// add_file() and poll() in one, of which nothing is left after an Error.
+  Result<FileSlot> watch(ClientId client, FdRef fd, uint32_t events, uint32_t op);
+
   /// The iovecs, and what they point to, stay until the completion.
   Result<> readv(ClientId client, FileSlot file, std::span<const iovec> buffers, uint64_t offset,
                  uint32_t op);

@@ -186,6 +186,14 @@ Result<> Loop::poll(ClientId client, FileSlot file, uint32_t events, uint32_t op
   return submit_poll(file);
 }
 
+Result<FileSlot> Loop::watch(ClientId client, FdRef fd, uint32_t events, uint32_t op) {
+  const FileSlot file = TRY(add_file(fd));
+  Result<> polled = poll(client, file, events, op);
+  if (polled) return file;
+  remove_file(file);
+  return std::unexpected(std::move(polled).error());
+}
+
 Result<> Loop::submit_poll(FileSlot file) {
   io_uring_sqe* sqe = TRY(next_sqe(file));
   const File& entry = files_[file.index];

@@ -78,7 +78,7 @@ Result<std::unique_ptr<Tap>> Tap::create(Loop& loop, Fd fd) {
   tap->offloads_ = tap->let_guest_do(kAll) ? kAll : kWithoutUso;
   TRY(tap->let_guest_do({}));
   tap->id_ = TRY(loop.add_client(*tap));
-  tap->readable_ = TRY(tap->watch(POLLIN, kReadableOp));
+  tap->readable_ = TRY(loop.watch(tap->id_, tap->tap_.ref(), POLLIN, kReadableOp));
   return tap;
 }
 
@@ -86,14 +86,6 @@ Tap::~Tap() {
   if (writable_.valid()) loop_.remove_file(writable_);
   if (readable_.valid()) loop_.remove_file(readable_);
   loop_.remove_client(id_);
-}
-
-Result<FileSlot> Tap::watch(uint32_t events, uint32_t op) {
-  const FileSlot slot = TRY(loop_.add_file(tap_.ref()));
-  Result<> polled = loop_.poll(id_, slot, events, op);
-  if (polled) return slot;
-  loop_.remove_file(slot);
-  return std::unexpected(std::move(polled).error());
 }
 
 void Tap::on_completion(uint32_t op, int32_t) {
@@ -142,7 +134,7 @@ IoResult Tap::send(const Header& header, std::span<const iovec> frame) {
   if (size >= 0) return {IoStatus::kMoved, static_cast<size_t>(size) - sizeof(copy)};
   if (errno != EAGAIN) return {IoStatus::kFailed};
   if (!writable_.valid()) {
-    const Result<FileSlot> watched = watch(POLLOUT, kWritableOp);
+    const Result<FileSlot> watched = loop_.watch(id_, tap_.ref(), POLLOUT, kWritableOp);
     if (!watched) return {IoStatus::kFailed};
     writable_ = *watched;
   }

@@ -34,7 +34,6 @@ class Tap final : public Backend, private LoopClient {
  private:
   Tap(Loop& loop, Fd tap) : loop_(loop), tap_(std::move(tap)) {}
   void on_completion(uint32_t op, int32_t result) override;
-  Result<FileSlot> watch(uint32_t events, uint32_t op);
 
   Loop& loop_;
   Fd tap_;

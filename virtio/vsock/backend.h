@@ -61,8 +61,6 @@ class HostSocket {
   void end_receiving();
 
  private:
-  Result<FileSlot> watch(uint32_t events, uint32_t op);
-
   Loop& loop_;
   const ClientId client_;
   Fd fd_;

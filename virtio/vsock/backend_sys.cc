@@ -46,23 +46,15 @@ void HostSocket::close() {
   fd_.reset();
 }
 
-Result<FileSlot> HostSocket::watch(uint32_t events, uint32_t op) {
-  const FileSlot slot = TRY(loop_.add_file(fd_.ref()));
-  Result<> polled = loop_.poll(client_, slot, events, op);
-  if (polled) return slot;
-  loop_.remove_file(slot);
-  return std::unexpected(std::move(polled).error());
-}
-
 Result<> HostSocket::watch_readable(uint32_t op) {
   CHECK(is_open() && !readable_.valid());
-  readable_ = TRY(watch(POLLIN | POLLRDHUP, op));
+  readable_ = TRY(loop_.watch(client_, fd_.ref(), POLLIN | POLLRDHUP, op));
   return {};
 }
 
 Result<> HostSocket::watch_writable(uint32_t op) {
   CHECK(is_open());
-  if (!writable_.valid()) writable_ = TRY(watch(POLLOUT, op));
+  if (!writable_.valid()) writable_ = TRY(loop_.watch(client_, fd_.ref(), POLLOUT, op));
   return {};
 }
 

@@ -2,6 +2,7 @@
 #include "vmm/control/server.h"
 
 #include "base/log.h"
+#include "base/send_descriptor_sys.h"
 
 #include <cerrno>
 #include <cstring>
@@ -29,24 +30,6 @@ std::vector<Fd> take_descriptors(msghdr& header) {
     }
   }
   return fds;
-}
-
-ssize_t send_with(FdRef connection, std::string packet, FdRef descriptor) {
-  iovec bytes{packet.data(), packet.size()};
-  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
-  msghdr header = {};
-  header.msg_iov = &bytes;
-  header.msg_iovlen = 1;
-  header.msg_control = ancillary;
-  header.msg_controllen = sizeof(ancillary);
-  cmsghdr* part = CMSG_FIRSTHDR(&header);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof(int));
-  const int number = descriptor.number();
-  // SAFETY: the control space is aligned for a cmsghdr and has room for one descriptor.
-  std::memcpy(CMSG_DATA(part), &number, sizeof(number));
-  return ::sendmsg(connection.number(), &header, MSG_NOSIGNAL);
 }
 
 }  // namespace
@@ -91,12 +74,11 @@ void Server::accept() {
   connection_ = Fd(number);
   can_receive_ = true;
   const std::lock_guard held(loop_.lock());
-  const Result<FileSlot> slot = loop_.add_file(connection_.ref());
-  if (slot && loop_.poll(id_, *slot, POLLIN | POLLRDHUP, kConnectionOp)) {
+  if (const Result<FileSlot> slot =
+          loop_.watch(id_, connection_.ref(), POLLIN | POLLRDHUP, kConnectionOp)) {
     connection_slot_ = *slot;
     return;
   }
-  if (slot) loop_.remove_file(*slot);
   log(LogLevel::kError, "control: cannot watch the daemon's connection");
   connection_.reset();
 }
@@ -165,9 +147,10 @@ void Server::send(const std::string& packet, FdRef descriptor) {
   if (!connection_.valid()) return;
   ssize_t sent = 0;
   do {
-    sent = descriptor.valid()
-               ? send_with(connection_.ref(), packet, descriptor)
-               : ::send(connection_.number(), packet.data(), packet.size(), MSG_NOSIGNAL);
+    sent =
+        descriptor.valid()
+            ? send_with_descriptor(connection_.ref(), std::as_bytes(std::span(packet)), descriptor)
+            : ::send(connection_.number(), packet.data(), packet.size(), MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
   if (sent < 0) disconnect();
 }

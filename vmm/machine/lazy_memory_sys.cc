@@ -2,9 +2,9 @@
 #include "vmm/machine/lazy_memory_sys.h"
 
 #include "base/log.h"
+#include "base/send_descriptor_sys.h"
 
 #include <cerrno>
-#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -12,7 +12,6 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 namespace mayfly {
@@ -27,22 +26,8 @@ Result<Fd> new_userfault(FdRef device) {
 }
 
 Result<> send_over(FdRef socket, FdRef descriptor) {
-  char byte = 0;
-  iovec bytes{&byte, sizeof(byte)};
-  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
-  msghdr header = {};
-  header.msg_iov = &bytes;
-  header.msg_iovlen = 1;
-  header.msg_control = ancillary;
-  header.msg_controllen = sizeof(ancillary);
-  cmsghdr* part = CMSG_FIRSTHDR(&header);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof(int));
-  const int number = descriptor.number();
-  // SAFETY: the control space is aligned for a cmsghdr and has room for one descriptor.
-  std::memcpy(CMSG_DATA(part), &number, sizeof(number));
-  if (::sendmsg(socket.number(), &header, MSG_NOSIGNAL) == sizeof(byte)) return {};
+  const std::byte byte{0};
+  if (send_with_descriptor(socket, {&byte, 1}, descriptor) == 1) return {};
   return fail_errno({Code::kInvalidArgument, "GUARD_SOCKET"}, errno,
                     "map_memory.guard_fd: the userfaultfd could not be sent over it");
 }
