@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "proto/control.pb.h"
-#include "vmm/control/request.h"
+#include "vmm/control/testing/requests.h"
 
 #include <doctest/doctest.h>
 
@@ -9,39 +8,11 @@
 namespace mayfly::vmm {
 namespace {
 
-::mayfly::control::Request valid() {
-  ::mayfly::control::Request request;
-  request.set_id(7);
-  auto& configure = *request.mutable_configure();
-  configure.set_vcpu_count(2);
-  configure.set_memory_bytes(64 << 20);
-  configure.set_cmdline("quiet");
-  configure.set_kvm_fd(0);
-  configure.set_memory_fd(1);
-  configure.set_kernel_fd(2);
-  configure.set_exit_report_fd(3);
-  configure.mutable_console()->set_ring_fd(4);
-  configure.mutable_console()->set_output_event_fd(5);
-  configure.mutable_console()->set_input_fd(6);
-  return request;
-}
-
-std::expected<Request, Refusal> parse(const ::mayfly::control::Request& request) {
-  std::vector<Fd> fds;
-  for (int i = 0; i < 8; ++i) fds.push_back(*Fd::event());
-  const std::string bytes = request.SerializeAsString();
-  return parse_request(std::as_bytes(std::span(bytes)), std::move(fds));
-}
-
-std::string reason(const ::mayfly::control::Request& request) {
-  const auto result = parse(request);
-  if (result) return "";
-  CHECK_EQ(result.error().id, 7);
-  return result.error().error.reason();
-}
+using testing::parse;
+using testing::reason;
 
 TEST_CASE("a balloon, its target and the question for it come through") {
-  auto request = valid();
+  auto request = testing::boot_request();
   auto& balloon = *request.mutable_configure()->mutable_balloon();
   balloon.set_target_pages(16384);
   balloon.set_deflate_on_oom(true);

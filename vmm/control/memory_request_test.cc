@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What requests say about a restored machine's memory.
-#include "proto/control.pb.h"
-#include "vmm/control/request.h"
+#include "vmm/control/testing/requests.h"
 
 #include <doctest/doctest.h>
 
@@ -11,37 +10,11 @@
 namespace mayfly::vmm {
 namespace {
 
-::mayfly::control::Request valid_restore() {
-  ::mayfly::control::Request request;
-  request.set_id(7);
-  auto& configure = *request.mutable_configure();
-  configure.set_vcpu_count(2);
-  configure.set_memory_bytes(64 << 20);
-  configure.set_kvm_fd(0);
-  configure.set_memory_fd(1);
-  configure.mutable_restore()->set_state_fd(2);
-  configure.mutable_restore()->set_private_memory(true);
-  configure.set_exit_report_fd(3);
-  configure.mutable_console()->set_ring_fd(4);
-  configure.mutable_console()->set_output_event_fd(5);
-  configure.mutable_console()->set_input_fd(6);
-  return request;
-}
-
-std::expected<Request, Refusal> parse(const ::mayfly::control::Request& request) {
-  std::vector<Fd> fds;
-  for (int i = 0; i < 8; ++i) fds.push_back(*Fd::event());
-  const std::string bytes = request.SerializeAsString();
-  return parse_request(std::as_bytes(std::span(bytes)), std::move(fds));
-}
-
-std::string reason(const ::mayfly::control::Request& request) {
-  const auto result = parse(request);
-  return result ? "" : result.error().error.reason();
-}
+using testing::parse;
+using testing::reason;
 
 TEST_CASE("chunks to copy come through; what cannot be copied is refused") {
-  auto request = valid_restore();
+  auto request = testing::restore_request();
   auto& configure = *request.mutable_configure();
   auto& restore = *configure.mutable_restore();
   const auto add = [&](uint32_t first, uint32_t count) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/control/request.h"
 
-#include "proto/control.pb.h"
+#include "vmm/control/testing/requests.h"
 
 #include <doctest/doctest.h>
 
@@ -10,38 +10,15 @@
 namespace mayfly::vmm {
 namespace {
 
+using testing::parse;
+using testing::reason;
+
 ::mayfly::control::Request valid() {
-  ::mayfly::control::Request request;
-  request.set_id(7);
-  auto& configure = *request.mutable_configure();
-  configure.set_vcpu_count(2);
-  configure.set_memory_bytes(64 << 20);
-  configure.set_cmdline("quiet");
-  configure.set_kvm_fd(0);
-  configure.set_memory_fd(1);
-  configure.set_kernel_fd(2);
-  configure.set_exit_report_fd(3);
-  configure.mutable_console()->set_ring_fd(4);
-  configure.mutable_console()->set_output_event_fd(5);
-  configure.mutable_console()->set_input_fd(6);
-  auto& disk = *configure.add_disks();
+  ::mayfly::control::Request request = testing::boot_request();
+  auto& disk = *request.mutable_configure()->add_disks();
   disk.set_fd(7);
   disk.set_read_only(true);
   return request;
-}
-
-std::expected<Request, Refusal> parse(const ::mayfly::control::Request& request) {
-  std::vector<Fd> fds;
-  for (int i = 0; i < 8; ++i) fds.push_back(*Fd::event());
-  const std::string bytes = request.SerializeAsString();
-  return parse_request(std::as_bytes(std::span(bytes)), std::move(fds));
-}
-
-std::string reason(const ::mayfly::control::Request& request) {
-  const auto result = parse(request);
-  if (result) return "";
-  CHECK_EQ(result.error().id, 7);
-  return result.error().error.reason();
 }
 
 TEST_CASE("a whole configuration comes through with its descriptors") {
@@ -91,19 +68,8 @@ TEST_CASE("tap devices come through, and what they cannot be is refused") {
   CHECK_EQ(reason(request), "NET_MAC");
 }
 
-// valid(), to be restored; its own descriptor 2 is the state.
-::mayfly::control::Request valid_restore() {
-  auto request = valid();
-  auto& configure = *request.mutable_configure();
-  configure.clear_kernel_fd();
-  configure.clear_disks();
-  configure.mutable_restore()->set_state_fd(2);
-  configure.mutable_restore()->set_private_memory(true);
-  return request;
-}
-
 TEST_CASE("a restore comes through, and a kernel is not asked for") {
-  auto request = valid_restore();
+  auto request = testing::restore_request();
   auto& restore = *request.mutable_configure()->mutable_restore();
   restore.set_generation_id("0123456789abcdef");
   auto& layer = *restore.add_layers();
@@ -127,7 +93,7 @@ TEST_CASE("a restore comes through, and a kernel is not asked for") {
 }
 
 TEST_CASE("what a restore cannot be is refused by field") {
-  auto request = valid_restore();
+  auto request = testing::restore_request();
   auto& restore = *request.mutable_configure()->mutable_restore();
   for (const size_t size : {1, 15, 17}) {
     restore.set_generation_id(std::string(size, 'x'));
@@ -142,7 +108,7 @@ TEST_CASE("what a restore cannot be is refused by field") {
 }
 
 TEST_CASE("a machine that parks is told nothing that only its claim can say") {
-  auto request = valid_restore();
+  auto request = testing::restore_request();
   auto& configure = *request.mutable_configure();
   configure.mutable_restore()->set_park(true);
   // Its CID comes with the claim.
