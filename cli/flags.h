@@ -40,6 +40,8 @@ struct VmFlags {
   LimitFlags limits;
   std::vector<std::string> disk_limits;
   std::vector<std::string> nets;
+  // A file. Empty: none.
+  std::string metadata;
 };
 
 /// Who runs a command in a guest, by numbers.
@@ -145,6 +147,8 @@ struct RestoreFlags {
   std::string memory_policy;
   bool record_working_set = false;
   LimitFlags limits;
+  // As in VmFlags.
+  std::string metadata;
   // Empty: not from a template.
   std::string template_id;
   // `restore` alone. The snapshot's, unless there is a template_id, and the VM's.

@@ -42,6 +42,7 @@ struct Everything {
 };
 
 void add_limit_flags(CLI::App* command, LimitFlags& flags);
+void add_metadata_flag(CLI::App* command, std::string& file);
 
 /// Adds the subcommands for VMs, those for what is saved of them, and those for images; parse_*.cc.
 /// `all` outlives the action.

@@ -187,6 +187,7 @@ void add_restore_flags(CLI::App* command, RestoreFlags& flags) {
       ->check(CLI::IsMember({"lazy", "balanced", "latency"}));
   command->add_flag("--record-working-set", flags.record_working_set,
                     "for `snapshot record`: slower, and it can tell what memory it touches");
+  add_metadata_flag(command, flags.metadata);
   add_limit_flags(command, flags.limits);
 }
 

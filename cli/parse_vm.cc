@@ -49,6 +49,7 @@ void add_vm_flags(CLI::App* command, VmFlags& flags) {
       "a network device; its addresses are the daemon's choice, or --net=KEY=VALUE,... "
       "with any of tap, netns, bridge, host (its address), mac, mtu, address, gateway, "
       "dns (the guest's); may be repeated");
+  add_metadata_flag(command, flags.metadata);
   command->add_option("--initrd", flags.initrds, "an initrd; several are loaded as one")
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -208,6 +209,13 @@ void add_streams(CLI::App& app, Everything& all) {
 }
 
 }  // namespace
+
+void add_metadata_flag(CLI::App* command, std::string& file) {
+  command
+      ->add_option("--metadata", file,
+                   "a JSON object that the guest can read at http://169.254.169.254/, by a token")
+      ->type_name("FILE");
+}
 
 void add_limit_flags(CLI::App* command, LimitFlags& flags) {
   command

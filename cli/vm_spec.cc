@@ -6,11 +6,14 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 
 namespace mayfly::cli {
 
 namespace {
+
+constexpr size_t kMaxMetadataBytes = 256 << 10;
 
 Result<std::string> default_file(const std::string& path, const char* flag, const char* script) {
   std::error_code error;
@@ -74,6 +77,18 @@ v1::ResourceLimits make_limits(const LimitFlags& flags) {
   return limits;
 }
 
+Result<std::string> read_metadata(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  // One byte more than the limit is for the daemon to refuse.
+  std::string text(kMaxMetadataBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!file.is_open() || file.bad()) {
+    return fail({Code::kNotFound, "METADATA_FILE"}, "--metadata: cannot read %s", path.c_str());
+  }
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
 std::string absolute(const std::string& path) {
   std::error_code error;
   return path.empty() ? path : std::filesystem::absolute(path, error).string();
@@ -96,6 +111,7 @@ Result<v1::RestoreOverrides> make_overrides(const RestoreFlags& flags) {
     net->set_index(static_cast<uint32_t>(i));
     *net->mutable_net() = TRY(parse_net(flags.nets[i]));
   }
+  if (!flags.metadata.empty()) overrides.set_metadata(TRY(read_metadata(flags.metadata)));
   if (flags.guest_cid) overrides.set_guest_cid(*flags.guest_cid);
   if (flags.memory_policy == "lazy") overrides.set_memory_policy(v1::MEMORY_POLICY_LAZY);
   if (flags.memory_policy == "balanced") overrides.set_memory_policy(v1::MEMORY_POLICY_BALANCED);
@@ -132,6 +148,7 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
     disk->set_read_only(read_only);
   }
   for (const std::string& text : flags.nets) *spec.add_nets() = TRY(parse_net(text));
+  if (!flags.metadata.empty()) spec.set_metadata(TRY(read_metadata(flags.metadata)));
   spec.set_cmdline(flags.cmdline);
   spec.set_replace_cmdline(flags.replace_cmdline);
   if (flags.no_agent) spec.set_agent(false);

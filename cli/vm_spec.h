@@ -19,6 +19,9 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
 
 v1::ResourceLimits make_limits(const LimitFlags& flags);
 
+/// What a file of metadata holds, for the daemon to check.
+Result<std::string> read_metadata(const std::string& path);
+
 /// A path as the daemon takes it; an empty one stays so.
 std::string absolute(const std::string& path);
 

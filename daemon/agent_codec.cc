@@ -83,6 +83,15 @@ Result<AgentMessage> parse_agent_message(const std::string& payload) {
   if (in.has_network_set()) {
     return AgentNetworkSet{printable(in.network_set().failure(), kMaxTextBytes)};
   }
+  if (in.has_metadata_request()) {
+    const agent::MetadataRequest& request = in.metadata_request();
+    return AgentMetadataRequest{.id = request.id(),
+                                .token_ttl_s = request.token_ttl_s(),
+                                .path = request.path(),
+                                .token = request.token(),
+                                .as_json = request.wants_json(),
+                                .offset = request.offset()};
+  }
   return AgentMessage();
 }
 
@@ -133,6 +142,24 @@ std::string encode_network(std::span<const AgentInterface> interfaces) {
     out.set_gateway(in.network->gateway.value_or(0));
     for (const uint32_t server : in.network->nameservers) out.add_nameservers(server);
   }
+  return frame(message);
+}
+
+std::string encode_metadata_offer(bool is_there) {
+  agent::HostToAgent message;
+  message.mutable_metadata_offer()->set_is_there(is_there);
+  return frame(message);
+}
+
+std::string encode_metadata_answer(const AgentMetadataAnswer& answer) {
+  agent::HostToAgent message;
+  agent::MetadataAnswer& out = *message.mutable_metadata_answer();
+  out.set_id(answer.id);
+  out.set_status(static_cast<agent::MetadataAnswer::Status>(answer.status));
+  out.set_content(answer.content);
+  out.set_total_bytes(answer.total_bytes);
+  out.set_version(answer.version);
+  out.set_is_json(answer.is_json);
   return frame(message);
 }
 

@@ -57,10 +57,34 @@ struct AgentNetworkSet {
   /// Non-empty: not all of it was done.
   std::string failure;
 };
+/// A program of the guest asks for a token, where token_ttl_s is not 0, or for a part of the VM's
+/// metadata.
+struct AgentMetadataRequest {
+  uint32_t id = 0;
+  uint32_t token_ttl_s = 0;
+  std::string path = {};
+  std::string token = {};
+  bool as_json = false;
+  uint32_t offset = 0;
+};
 /// monostate: a message that this daemon does not know.
-using AgentMessage =
-    std::variant<std::monostate, AgentHello, AgentShutdownFailed, AgentReseeded, AgentNetworkSet>;
+using AgentMessage = std::variant<std::monostate, AgentHello, AgentShutdownFailed, AgentReseeded,
+                                  AgentNetworkSet, AgentMetadataRequest>;
 Result<AgentMessage> parse_agent_message(const std::string& payload);
+
+inline constexpr size_t kMaxMetadataPiece = 16 << 10;
+
+struct AgentMetadataAnswer {
+  /// As proto/agent.proto counts them.
+  enum class Status : uint8_t { kOk = 1, kUnauthorized, kNotFound, kBadPath, kBusy };
+  uint32_t id = 0;
+  Status status = Status::kOk;
+  /// At most kMaxMetadataPiece.
+  std::string content = {};
+  uint32_t total_bytes = 0;
+  uint64_t version = 0;
+  bool is_json = false;
+};
 
 /// One of the guest's network devices, as it is to be set.
 struct AgentInterface {
@@ -115,6 +139,8 @@ std::string encode_poweroff();
 std::string encode_restored(std::string_view entropy, uint64_t realtime_ns);
 /// In the order of the devices' places.
 std::string encode_network(std::span<const AgentInterface> interfaces);
+std::string encode_metadata_offer(bool is_there);
+std::string encode_metadata_answer(const AgentMetadataAnswer& answer);
 Result<std::string> encode_exec_start(const ExecStart& start);
 std::string encode_exec_stdin(std::string_view bytes);
 std::string encode_exec_stdin_end();

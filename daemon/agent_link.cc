@@ -27,6 +27,15 @@ bool AgentLink::tell_network(std::span<const AgentInterface> interfaces) const {
   return send(encode_network(interfaces));
 }
 
+bool AgentLink::offer_metadata(bool is_there) const {
+  return send(encode_metadata_offer(is_there));
+}
+
+void AgentLink::answer_metadata(const AgentMetadataAnswer& answer) {
+  // It asks one thing at a time, so that there is room for the answer.
+  if (!send(encode_metadata_answer(answer))) is_deaf_ = true;
+}
+
 bool AgentLink::send(std::string_view frame) const {
   return ::send(socket_.number(), frame.data(), frame.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
          static_cast<ssize_t>(frame.size());
@@ -49,6 +58,10 @@ WatchVerdict AgentLink::on_readable() {
       return WatchVerdict::kEnd;
     }
     on_message_(*message);
+    if (is_deaf_) {
+      log(LogLevel::kWarning, "agent: it does not read its metadata; not listening to it any more");
+      return WatchVerdict::kEnd;
+    }
   }
 }
 

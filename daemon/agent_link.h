@@ -30,6 +30,12 @@ class AgentLink {
   /// The same, of the guest's network.
   bool tell_network(std::span<const AgentInterface> interfaces) const;
 
+  /// Whether it is to serve the VM's metadata; as ask_poweroff().
+  bool offer_metadata(bool is_there) const;
+  /// The reactor's thread. A guest that does not read what it has asked for is not listened to any
+  /// more.
+  void answer_metadata(const AgentMetadataAnswer& answer);
+
   /// Takes what has arrived already; on the reactor's thread, as the monitor has ended.
   void drain() { (void)on_readable(); }
 
@@ -43,6 +49,7 @@ class AgentLink {
   // Reactor's thread only.
   Hook on_message_;
   FrameReader reader_;
+  bool is_deaf_ = false;
   Watch watch_;
 };
 

@@ -210,6 +210,9 @@ Result<CreateRequest> from_proto(const v1::CreateVmRequest& in) {
     request.spec.nets.push_back(
         TRY(daemon::from_proto(net_field(static_cast<size_t>(i)), in.spec().nets(i))));
   }
+  if (in.spec().has_metadata()) {
+    request.spec.metadata = TRY(MetadataDocument::parse("metadata", in.spec().metadata()));
+  }
   return request;
 }
 
@@ -269,6 +272,10 @@ void to_proto(const VmView& in, v1::Vm* out) {
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());
   if (in.lazy_memory) to_proto(*in.lazy_memory, out->mutable_lazy_memory());
+  if (in.metadata) {
+    out->mutable_metadata()->set_version(in.metadata->version);
+    out->mutable_metadata()->set_size_bytes(in.metadata->size_bytes);
+  }
   if (in.jail) {
     to_proto(*in.jail, out->mutable_jail());
     to_proto(in.jail->limits, out->mutable_spec()->mutable_limits());

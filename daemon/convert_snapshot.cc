@@ -34,6 +34,9 @@ Result<RestoreOverrides> from_proto(const v1::RestoreOverrides& in) {
         {.index = net.index(),
          .net = TRY(daemon::from_proto(format("overrides.nets[%u]", net.index()), net.net()))});
   }
+  if (in.has_metadata()) {
+    overrides.metadata = TRY(MetadataDocument::parse("overrides.metadata", in.metadata()));
+  }
   if (in.has_guest_cid()) overrides.guest_cid = in.guest_cid();
   if (in.has_console_kib()) overrides.console_kib = in.console_kib();
   return overrides;

@@ -74,6 +74,7 @@ struct RestoreOverrides {
   MemoryPolicy memory_policy = MemoryPolicy::kBalanced;
   bool record_working_set = false;
   std::vector<NetOverride> nets = {};
+  std::shared_ptr<const MetadataDocument> metadata = {};
 };
 
 /// Whether a call answers only when its guest has confirmed that it reseeded itself.

@@ -118,6 +118,10 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
     return fail({Code::kInvalidArgument, "GUEST_CID"},
                 "overrides.guest_cid: the saved VM has no vsock device");
   }
+  if (overrides.metadata && !spec.agent) {
+    return fail({Code::kInvalidArgument, "NO_AGENT"},
+                "overrides.metadata: the saved VM has no agent that could serve it");
+  }
   if (overrides.memory_policy == MemoryPolicy::kUnknown) {
     return fail({Code::kInvalidArgument, "MEMORY_POLICY"},
                 "overrides.memory_policy: is none of LAZY, BALANCED, LATENCY");
@@ -128,6 +132,7 @@ Result<VmSpec> apply(const RestoreOverrides& overrides, VmSpec spec) {
   spec.allow_slow_kvm = overrides.allow_slow_kvm;
   spec.memory_policy = overrides.memory_policy;
   spec.record_working_set = overrides.record_working_set;
+  spec.metadata = overrides.metadata;
   return spec;
 }
 

@@ -239,6 +239,10 @@ Result<> validate_machine(const VmSpec& spec, uint64_t host_memory) {
   for (size_t i = 0; i < disks.size(); ++i) {
     if (auto ok = validate_disk(disk_field(spec, i).c_str(), *disks[i]); !ok) return ok;
   }
+  if (spec.metadata && !spec.agent) {
+    return fail({Code::kInvalidArgument, "NO_AGENT"},
+                "metadata: needs the agent, which serves it in the guest");
+  }
   return validate(spec.nets, spec.agent);
 }
 

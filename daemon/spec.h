@@ -11,11 +11,14 @@
 #include "daemon/net_spec.h"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace mayfly::daemon {
+
+class MetadataDocument;
 
 inline constexpr uint32_t kMaxVcpus = 32;
 inline constexpr uint64_t kMinMemoryMib = 16;
@@ -61,6 +64,8 @@ struct VmSpec {
   // Of a VM that goes on from a snapshot: how it has its memory.
   MemoryPolicy memory_policy = MemoryPolicy::kBalanced;
   bool record_working_set = false;
+  // Null: none. A VM that goes on from another has none of that one's.
+  std::shared_ptr<const MetadataDocument> metadata = {};
 };
 
 /// The rootfs first: /dev/vda, /dev/vdb, ...

@@ -30,6 +30,7 @@ std::string stopped_text(const std::optional<VmExit>& exit) {
 Vm::Vm(const VmEnvironment& environment, VmIdentity identity, VmSpec spec)
     : environment_(environment),
       identity_(std::move(identity)),
+      metadata_(std::move(spec.metadata)),
       spec_(std::move(spec)),
       cmdline_(compose_cmdline(spec_)),
       create_unix_us_(unix_now_us()) {}
@@ -229,6 +230,7 @@ VmView Vm::view_locked() const {
                                                           .is_complete = !is_memory_missing_})
                            : std::nullopt,
       .nets = std::move(nets),
+      .metadata = metadata_.view(),
   };
 }
 

@@ -18,6 +18,7 @@
 #include "base/fd.h"
 #include "daemon/call.h"
 #include "daemon/memory_pages.h"
+#include "daemon/metadata.h"
 #include "daemon/shell_pool.h"
 #include "daemon/vm_body.h"
 #include "daemon/vm_memory.h"
@@ -162,6 +163,7 @@ class Vm final : private BodyOwner {
   void on_hello(const VmBody& body, const AgentHello& hello);
   void on_reseeded(const AgentReseeded& reseeded);
   void on_network_set(const AgentNetworkSet& set);
+  void offer_metadata(const VmBody& body);
   /// What the guest's agent has to set; empty: nothing.
   std::vector<AgentInterface> agent_interfaces() const;
   void set_guest_when_told();
@@ -176,6 +178,8 @@ class Vm final : private BodyOwner {
 
   const VmEnvironment& environment_;
   const VmIdentity identity_;
+  // It has what the spec had.
+  Metadata metadata_;
   const VmSpec spec_;
   const std::string cmdline_;
   const int64_t create_unix_us_;

@@ -22,11 +22,25 @@ void Vm::on_agent(VmBody& body, const AgentMessage& message) {
     log(LogLevel::kWarning, "vm %s: the guest did not power off: %s", identity_.id.c_str(),
         failed->message.c_str());
   } else if (const auto* hello = std::get_if<AgentHello>(&message)) {
+    // Each time: the agent, and its connection, may be others than before. Before the guest is
+    // ready, so that a command finds the service.
+    offer_metadata(body);
     on_hello(body, *hello);
   } else if (const auto* reseeded = std::get_if<AgentReseeded>(&message)) {
     on_reseeded(*reseeded);
   } else if (const auto* set = std::get_if<AgentNetworkSet>(&message)) {
     on_network_set(*set);
+  } else if (const auto* request = std::get_if<AgentMetadataRequest>(&message)) {
+    body.agent()->answer_metadata(metadata_.answer(*request, monotonic_ns()));
+  }
+}
+
+void Vm::offer_metadata(const VmBody& body) {
+  // One that boots listens to nobody until it is told to.
+  const bool is_there = metadata_.is_there();
+  if (!is_there && restored_from_.empty()) return;
+  if (!body.agent()->offer_metadata(is_there)) {
+    log(LogLevel::kWarning, "vm %s: its agent does not listen", identity_.id.c_str());
   }
 }
 

@@ -6,6 +6,7 @@
 #include "daemon/control_codec.h"
 #include "daemon/jail.h"
 #include "daemon/memory_source.h"
+#include "daemon/metadata.h"
 #include "daemon/spec.h"
 #include "daemon/vm_net.h"
 
@@ -81,6 +82,8 @@ struct VmView {
   std::optional<LazyMemoryView> lazy_memory;
   // Of the places of spec.nets.
   std::vector<NetView> nets;
+  // Absent: it has none.
+  std::optional<MetadataView> metadata;
 };
 
 struct Phase {

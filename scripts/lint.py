@@ -18,7 +18,8 @@ INCLUDE_ONLY = {
     r'<(grpc|grpcpp)/': ("daemon/", "cli/", "tests/"),
     r'<liburing\.h>': ("base/event/",),
     r'<seccomp\.h>': ("base/seccomp/make_syscall_names.cc", "vmm/seccomp/compile.cc"),
-    r'<(archive|archive_entry)\.h>|<ext2fs/|<nlohmann/': ("image/",),
+    r'<(archive|archive_entry)\.h>|<ext2fs/': ("image/",),
+    r'<nlohmann/': ("image/", "daemon/metadata.cc"),
     r'<linux/kvm\.h>': ("vmm/kvm/", "daemon/kvm_probe_sys", "tests/"),
 }
 GENERATED = re.compile(r'#include "proto/.*\.pb\.h"')

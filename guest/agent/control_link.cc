@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "guest/agent/convert.h"
+#include "guest/agent/convert_metadata.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -67,6 +68,7 @@ void ControlLink::begin(uint64_t now_ns) {
 
 void ControlLink::established() {
   connected_ = true;
+  ++generation_;
   deadline_ns_ = kNever;
   decoder_.emplace();
   out_.clear();
@@ -100,6 +102,10 @@ void ControlLink::on_message(const HostMessage& message) {
     add_reseeded(out_, reseed_(*restored));
   } else if (const auto* network = std::get_if<Network>(&message)) {
     add_network_set(out_, set_network_(*network));
+  } else if (const auto* offer = std::get_if<MetadataOffer>(&message)) {
+    if (on_offer_) on_offer_(*offer);
+  } else if (const auto* answer = std::get_if<MetadataAnswer>(&message)) {
+    if (on_answer_) on_answer_(*answer);
   }
 }
 
@@ -134,6 +140,16 @@ std::optional<ShutdownMode> ControlLink::take_shutdown() {
 
 void ControlLink::send_shutdown_failed(std::string_view message) {
   if (connected_) add_shutdown_failed(out_, message);
+}
+
+void ControlLink::on_metadata(OnOffer on_offer, OnAnswer on_answer) {
+  on_offer_ = std::move(on_offer);
+  on_answer_ = std::move(on_answer);
+}
+
+bool ControlLink::ask_metadata(const MetadataRequest& request) {
+  if (connected_) add_metadata_request(out_, request);
+  return connected_;
 }
 
 }  // namespace mayfly::guest

@@ -28,6 +28,10 @@ class ControlLink {
   /// Sets the network up: what of it did not work; empty: nothing.
   using SetNetwork = std::move_only_function<std::string(const Network&)>;
 
+  /// What the host says of the VM's metadata.
+  using OnOffer = std::move_only_function<void(const MetadataOffer&)>;
+  using OnAnswer = std::move_only_function<void(const MetadataAnswer&)>;
+
   ControlLink(Connect connect, MakeHello make_hello, Reseed reseed, SetNetwork set_network);
 
   void collect(PollSet& set);
@@ -39,6 +43,12 @@ class ControlLink {
   /// What the host asked for since the last call.
   std::optional<ShutdownMode> take_shutdown();
   void send_shutdown_failed(std::string_view message);
+
+  void on_metadata(OnOffer on_offer, OnAnswer on_answer);
+  /// False: there is no connection.
+  bool ask_metadata(const MetadataRequest& request);
+  /// How many connections there were: what was asked before the last one began is not answered.
+  uint64_t generation() const { return generation_; }
 
  private:
   void begin(uint64_t now_ns);
@@ -52,6 +62,9 @@ class ControlLink {
   MakeHello make_hello_;
   Reseed reseed_;
   SetNetwork set_network_;
+  OnOffer on_offer_;
+  OnAnswer on_answer_;
+  uint64_t generation_ = 0;
   Fd socket_;
   bool connected_ = false;
   bool announced_ = false;

@@ -2,6 +2,7 @@
 #include "guest/agent/convert.h"
 
 #include "base/wire.h"
+#include "guest/agent/convert_metadata.h"
 
 #include <algorithm>
 #include <limits>
@@ -300,9 +301,11 @@ Result<ExecInput> parse_exec_input(std::span<const std::byte> payload) {
 
 Result<HostMessage> parse_host_message(std::span<const std::byte> payload) {
   const WireField field = TRY(last_field(payload, [](const WireField& each) {
-    return each.is_bytes && each.number >= FromHostField::kShutdown &&
-           each.number <= FromHostField::kNetwork;
+    return each.is_bytes &&
+           ((each.number >= FromHostField::kShutdown && each.number <= FromHostField::kNetwork) ||
+            is_metadata_field(each.number));
   }));
+  if (is_metadata_field(field.number)) return parse_metadata(field);
   if (field.number == FromHostField::kNetwork) return parse_network(field.bytes);
   if (field.number == FromHostField::kRestored) return parse_restored(field.bytes);
   return parse_shutdown(field.bytes);

@@ -4,6 +4,7 @@
 // proto/agent.proto.
 #include "guest/agent/convert.h"
 
+#include "guest/agent/convert_metadata.h"
 #include "proto/agent.pb.h"
 
 #include <doctest/doctest.h>
@@ -248,6 +249,56 @@ TEST_CASE("whatever protobuf refuses, the agent refuses") {
     ++refused;
   }
   CHECK_GT(refused, 1000);
+}
+
+TEST_CASE("the metadata service's messages are protobuf's") {
+  SendQueue queue;
+  add_metadata_request(queue, {.id = 7,
+                               .token_ttl_s = 60,
+                               .path = "/a\xff",
+                               .token = "t",
+                               .wants_json = true,
+                               .offset = 1 << 17});
+  const auto request = read_back<agent::AgentToHost>(queue).metadata_request();
+  CHECK_EQ(request.id(), 7);
+  CHECK_EQ(request.token_ttl_s(), 60);
+  CHECK_EQ(request.path(), "/a\xff");
+  CHECK_EQ(request.token(), "t");
+  CHECK(request.wants_json());
+  CHECK_EQ(request.offset(), 1 << 17);
+
+  const auto read = [](const agent::HostToAgent& message) {
+    const std::string bytes = message.SerializeAsString();
+    return parse_host_message(std::as_bytes(std::span(bytes)));
+  };
+  agent::HostToAgent message;
+  message.mutable_metadata_offer()->set_is_there(true);
+  CHECK(std::get<MetadataOffer>(*read(message)).is_there);
+  message.mutable_metadata_offer()->set_is_there(false);
+  CHECK_FALSE(std::get<MetadataOffer>(*read(message)).is_there);
+
+  agent::MetadataAnswer& out = *message.mutable_metadata_answer();
+  out.set_id(7);
+  out.set_status(agent::MetadataAnswer::STATUS_BUSY);
+  out.set_content(std::string("\0x", 2));
+  out.set_total_bytes(9);
+  out.set_version(1ull << 40);
+  out.set_is_json(true);
+  const auto answer = std::get<MetadataAnswer>(*read(message));
+  CHECK_EQ(answer.id, 7);
+  CHECK(answer.status == MetadataAnswer::Status::kBusy);
+  CHECK_EQ(answer.content, std::string("\0x", 2));
+  CHECK_EQ(answer.total_bytes, 9);
+  CHECK_EQ(answer.version, 1ull << 40);
+  CHECK(answer.is_json);
+  out.set_total_bytes(kMaxMetadataBytes + 1);
+  CHECK_EQ(read(message).error().reason(), "METADATA_SIZE");
+  out.set_total_bytes(9);
+  out.set_content(std::string(kMaxMetadataPiece + 1, 'x'));
+  CHECK_EQ(read(message).error().reason(), "METADATA_SIZE");
+  out.clear_content();
+  out.set_status(static_cast<agent::MetadataAnswer::Status>(6));
+  CHECK_EQ(read(message).error().reason(), "METADATA_STATUS");
 }
 
 }  // namespace

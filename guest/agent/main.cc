@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "guest/agent/guest_sys.h"
+#include "guest/agent/metadata_command.h"
+#include "guest/agent/metadata_sys.h"
 #include "guest/agent/network_sys.h"
 #include "guest/agent/root.h"
 #include "guest/agent/service.h"
@@ -13,6 +15,8 @@
 #include <csignal>
 #include <cstring>
 #include <ctime>
+#include <span>
+#include <string_view>
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -143,6 +147,7 @@ Result<> serve(uint64_t init_us, std::string failure) {
   options.shutdown_signals = ::getpid() == 1;
   // Before Hello: whoever has read Hello may connect at once.
   options.listener = TRY(listen_for_host(kAgentPort));
+  options.listen_for_metadata = listen_for_metadata;
   const auto hello = [init_us, failure] {
     utsname kernel{};
     ::uname(&kernel);
@@ -195,4 +200,11 @@ int run(char* own_name) {
 }  // namespace
 }  // namespace mayfly::guest
 
-int main(int, char** argv) { return mayfly::guest::run(argv[0]); }
+int main(int argc, char** argv) {
+  const std::span<char* const> words(argv, static_cast<size_t>(argc));
+  // What the kernel hands to its first program is for nobody else.
+  if (words.size() > 1 && words[1] == std::string_view("metadata") && ::getpid() != 1) {
+    return mayfly::guest::metadata_command(words.subspan(2), mayfly::guest::connect_to_metadata);
+  }
+  return mayfly::guest::run(argv[0]);
+}

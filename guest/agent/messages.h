@@ -86,7 +86,39 @@ struct Network {
   std::vector<Interface> interfaces;
 };
 
-using HostMessage = std::variant<ShutdownMode, Restored, Network>;
+/// The host has a metadata document for this VM, or none.
+struct MetadataOffer {
+  bool is_there = false;
+};
+
+/// A piece of what was asked for, at most kMaxMetadataPiece.
+struct MetadataAnswer {
+  enum class Status : uint8_t { kOk = 1, kUnauthorized, kNotFound, kBadPath, kBusy };
+  uint32_t id = 0;
+  Status status = Status::kOk;
+  std::string content;
+  /// Of the whole; at most kMaxMetadataBytes.
+  uint32_t total_bytes = 0;
+  /// Another one: of another document.
+  uint64_t version = 0;
+  bool is_json = false;
+};
+
+inline constexpr size_t kMaxMetadataPiece = 16 << 10;
+inline constexpr size_t kMaxMetadataBytes = 512 << 10;
+
+using HostMessage = std::variant<ShutdownMode, Restored, Network, MetadataOffer, MetadataAnswer>;
+
+/// What a program of the guest asks for, word for word; the host decides.
+struct MetadataRequest {
+  uint32_t id = 0;
+  /// Not 0: a token that lives so long, and nothing else.
+  uint32_t token_ttl_s = 0;
+  std::string path;
+  std::string token;
+  bool wants_json = false;
+  uint32_t offset = 0;
+};
 
 struct Reseeded {
   /// How far the clock was set forward.

@@ -31,7 +31,13 @@ std::optional<ShutdownMode> mode_of(uint32_t number) {
 }  // namespace
 
 Service::Service(ServiceOptions options, Fd signals)
-    : options_(std::move(options)), signals_(std::move(signals)) {}
+    : options_(std::move(options)),
+      metadata_(std::move(options_.listen_for_metadata)),
+      signals_(std::move(signals)) {
+  if (options_.link == nullptr) return;
+  options_.link->on_metadata([this](const MetadataOffer& offer) { metadata_.offer(offer); },
+                             [this](const MetadataAnswer& answer) { metadata_.answer(answer); });
+}
 
 Result<std::unique_ptr<Service>> Service::create(ServiceOptions options) {
   sigset_t mask;
@@ -71,7 +77,8 @@ Result<> Service::step(uint64_t deadline_ns) {
   if (options_.listener != nullptr) listener_slot = set_.add(options_.listener->fd(), POLLIN);
   if (options_.link != nullptr) {
     options_.link->collect(set_);
-    deadline_ns = std::min(deadline_ns, options_.link->deadline_ns());
+    metadata_.collect(set_);
+    deadline_ns = std::min({deadline_ns, options_.link->deadline_ns(), metadata_.deadline_ns()});
   }
   for (const auto& session : sessions_) {
     session->collect(set_);
@@ -82,6 +89,7 @@ Result<> Service::step(uint64_t deadline_ns) {
   for (const auto& session : sessions_) session->handle(set_, now);
   if (options_.link != nullptr) {
     options_.link->handle(set_, now);
+    metadata_.handle(set_, now, *options_.link);
     if (const auto mode = options_.link->take_shutdown()) shutdown_ = mode;
   }
   // After the sessions: a child that ended is reported once what it said before has been read.

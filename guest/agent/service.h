@@ -6,7 +6,9 @@
 
 #include "base/fd.h"
 #include "guest/agent/control_link.h"
+#include "guest/agent/listener.h"
 #include "guest/agent/messages.h"
+#include "guest/agent/metadata_server.h"
 #include "guest/agent/poll_set.h"
 #include "guest/agent/session.h"
 
@@ -22,21 +24,13 @@ inline constexpr size_t kMaxCommands = 64;
 /// Beyond the commands: connections that are being told no, or are closing.
 inline constexpr size_t kMaxConnections = kMaxCommands + 16;
 
-/// Where exec connections come from.
-class Listener {
- public:
-  virtual ~Listener() = default;
-  virtual FdRef fd() const = 0;
-  /// The next connection, non-blocking; nullopt: none waits. A connection from elsewhere than the
-  /// host is closed and skipped.
-  virtual std::optional<Fd> accept() = 0;
-};
-
 struct ServiceOptions {
   /// May be null (tests hand in connections by adopt()).
   std::unique_ptr<Listener> listener;
   /// May be null.
   std::unique_ptr<ControlLink> link;
+  /// Where programs of the guest ask for its metadata; only by way of `link`.
+  MetadataServer::Listen listen_for_metadata;
   /// Non-empty: every command is refused with this.
   std::string failure;
   /// What else to listen to for being told to shut down: signals as PID 1 gets them from
@@ -72,6 +66,7 @@ class Service {
   size_t commands() const;
 
   ServiceOptions options_;
+  MetadataServer metadata_;
   Fd signals_;
   std::vector<std::unique_ptr<Session>> sessions_;
   PollSet set_;

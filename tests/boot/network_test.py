@@ -4,12 +4,11 @@
 import json
 import os
 import pathlib
-import re
-import shutil
 import subprocess
 
 import harness
 from harness import snapshot_pb, template_pb, vm_pb
+from program_disk import make_program_disk
 
 AUTOMATIC = [vm_pb.Net(automatic=True)]
 IPERF_S = 4
@@ -108,22 +107,6 @@ class TapTest(NetworkCase):
 
 
 class TrafficTest(NetworkCase):
-    def iperf_disk(self):
-        """An image with iperf3 and the libraries that it needs."""
-        program = shutil.which("iperf3")
-        self.assertIsNotNone(program, "scripts/setup test installs iperf3")
-        folder = self.dir / "iperf"
-        folder.mkdir()
-        shutil.copy(program, folder)
-        loaded = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
-        libraries = re.findall(r"(/\S+) \(0x", loaded)
-        for library in libraries:
-            shutil.copy(library, folder)
-        loader = next(pathlib.Path(library).name for library in libraries if "ld-linux" in library)
-        image = self.dir / "iperf.ext4"
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", folder, image, "24M"], check=True)
-        return image, f"/mnt/{loader} --library-path /mnt /mnt/iperf3"
-
     def measure(self, command, *options):
         """Mbit/s that arrived, and how often TCP had to send again."""
         result = self.daemon.exec("one", f"{command} -c {self.host} -t {IPERF_S} -J {' '.join(options)}")
@@ -133,7 +116,7 @@ class TrafficTest(NetworkCase):
                 "sent_again": end.get("sum_sent", {}).get("retransmits", 0)}
 
     def test_iperf3_both_ways(self):
-        image, command = self.iperf_disk()
+        image, command = make_program_disk(self.dir, "iperf3")
         net, = self.boot("one", disks=[vm_pb.Disk(path=str(image), read_only=True)])
         self.host = net.host_address.split("/")[0]
         self.guest("one", "mount -o ro /dev/vdb /mnt")
