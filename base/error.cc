@@ -45,20 +45,36 @@ Code code_from_number(uint32_t number) {
   return known ? static_cast<Code>(number) : Code::kUnknown;
 }
 
+Error::Error(const Failure& failure, std::string message, int os_errno)
+    : record_(new Record{.code = failure.code,
+                         .os_errno = os_errno,
+                         .reason = failure.reason,
+                         .message = std::move(message),
+                         .where = failure.where}) {}
+
+Error::Error(const Error& other) : record_(new Record(*other.record_)) {}
+
+Error& Error::operator=(const Error& other) {
+  record_.reset(new Record(*other.record_));
+  return *this;
+}
+
+void Error::Forget::operator()(Record* record) const { delete record; }
+
 Error Error::received(Code code, std::string reason, std::string message,
                       std::source_location where) {
   Error error(Failure(code, "", where), std::move(message));
-  error.reason_ = std::move(reason);
+  error.record_->reason = std::move(reason);
   return error;
 }
 
 std::string Error::describe() const {
-  return format("%s %s: %s (%s:%u)", code_name(code_), reason_.c_str(), message_.c_str(),
-                file_name(where_), static_cast<unsigned>(where_.line()));
+  return format("%s %s: %s (%s:%u)", code_name(code()), reason().c_str(), message().c_str(),
+                file_name(where()), static_cast<unsigned>(where().line()));
 }
 
 Error Error::with_context(const std::string& context) && {
-  message_ = context + ": " + message_;
+  record_->message = context + ": " + record_->message;
   return std::move(*this);
 }
 

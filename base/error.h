@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <expected>
+#include <memory>
 #include <source_location>
 #include <string>
 #include <utility>
@@ -53,25 +54,28 @@ struct Failure {
       : code(c), reason(r), where(w) {}
 };
 
+/// One pointer, so that a Result is little more than its value: every TRY makes and passes one.
+/// After a move from it, an Error can only be assigned to or destroyed.
 class [[nodiscard]] Error {
  public:
-  Error(const Failure& failure, std::string message, int os_errno = 0)
-      : code_(failure.code),
-        os_errno_(os_errno),
-        reason_(failure.reason),
-        message_(std::move(message)),
-        where_(failure.where) {}
+  Error(const Failure& failure, std::string message, int os_errno = 0);
 
   /// An error that another process reported: its reason is not a literal of ours.
   static Error received(Code code, std::string reason, std::string message,
                         std::source_location where = std::source_location::current());
 
-  Code code() const { return code_; }
+  Error(const Error& other);
+  Error& operator=(const Error& other);
+  Error(Error&&) noexcept = default;
+  Error& operator=(Error&&) noexcept = default;
+  ~Error() = default;
+
+  Code code() const { return record_->code; }
   /// The errno of the system call that failed, or 0.
-  int os_errno() const { return os_errno_; }
-  const std::string& reason() const { return reason_; }
-  const std::string& message() const { return message_; }
-  const std::source_location& where() const { return where_; }
+  int os_errno() const { return record_->os_errno; }
+  const std::string& reason() const { return record_->reason; }
+  const std::string& message() const { return record_->message; }
+  const std::source_location& where() const { return record_->where; }
 
   /// "INVALID_ARGUMENT VCPU_COUNT: vcpus: 33 is above the limit of 32 (spec.cc:41)", for logs.
   std::string describe() const;
@@ -81,11 +85,19 @@ class [[nodiscard]] Error {
   Error with_context(const std::string& context) &&;
 
  private:
-  Code code_;
-  int os_errno_;
-  std::string reason_;
-  std::string message_;
-  std::source_location where_;
+  struct Record {
+    Code code;
+    int os_errno;
+    std::string reason;
+    std::string message;
+    std::source_location where;
+  };
+  // Not inline: it would be in every function that passes an error on.
+  struct Forget {
+    void operator()(Record* record) const;
+  };
+
+  std::unique_ptr<Record, Forget> record_;
 };
 
 template <typename T = void>

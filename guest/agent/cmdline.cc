@@ -78,7 +78,7 @@ Result<> set_init(BootOptions& options, std::string_view value) {
   return {};
 }
 
-Result<> apply(BootOptions& options, std::string_view word) {
+Result<> apply_word(BootOptions& options, std::string_view word) {
   const size_t equals = word.find('=');
   if (equals == word.npos) {
     if (word == "rw") options.root_writable = true;
@@ -107,7 +107,7 @@ Result<BootOptions> parse_cmdline(std::string_view line) {
   }
   BootOptions options;
   std::string word;
-  while (next_word(line, word) && word != "--") TRY(apply(options, word));
+  while (next_word(line, word) && word != "--") TRY(apply_word(options, word));
   return options;
 }
 
