@@ -42,6 +42,8 @@ class LoopClient {
  public:
   /// `op` is the number given at submission. `result` is bytes or revents, or a negative errno.
   virtual void on_completion(uint32_t op, int32_t result) = 0;
+  /// As asked for by Loop::request_turn().
+  virtual void on_turn() {}
 
  protected:
   ~LoopClient() = default;
@@ -75,6 +77,12 @@ class Loop {
   void remove_client(ClientId id);
   /// Reads, writes and syncs of this client that the kernel still works on (polls do not count).
   uint32_t pending(ClientId id) const;
+
+  /// LoopClient::on_turn() is called once, after all that was submitted by now has been given to
+  /// the kernel, and what it completed at once has been dispatched. Until then the loop does not
+  /// wait.
+  /// On the loop thread.
+  void request_turn(ClientId id);
 
   /// Registers `fd`, which stays open until remove_file(). kResourceExhausted past Limits::files.
   Result<FileSlot> add_file(FdRef fd);
@@ -113,6 +121,8 @@ class Loop {
     LoopClient* client = nullptr;
     uint16_t generation = 0;
     uint32_t pending = 0;
+    bool wants_turn = false;  // at the end of the next dispatch()
+    bool takes_turn = false;  // at the end of this one
   };
   struct File {
     bool used = false;
@@ -130,6 +140,8 @@ class Loop {
   Result<> submit_poll(FileSlot file);
   Result<> check_wait(int status) const;
   void dispatch();
+  void begin_turns();
+  void take_turns();
   void dispatch_poll(uint64_t token, int32_t result, bool more);
   void dispatch_transfer(uint64_t token, int32_t result);
   LoopClient* find(ClientId id) const;
@@ -139,6 +151,7 @@ class Loop {
   uint64_t batches_ = 0;  // under lock_
   std::unique_ptr<io_uring> ring_;
   std::vector<Client> clients_;
+  bool turns_wanted_ = false;  // by some client; the loop thread's own
   std::vector<File> files_;
   Fd wake_event_;
 };

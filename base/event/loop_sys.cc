@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include <poll.h>
 
@@ -112,7 +113,14 @@ Result<ClientId> Loop::add_client(LoopClient& client) {
 void Loop::remove_client(ClientId id) {
   if (find(id) == nullptr) return;
   clients_[id.slot].client = nullptr;
+  clients_[id.slot].wants_turn = clients_[id.slot].takes_turn = false;
   ++clients_[id.slot].generation;
+}
+
+void Loop::request_turn(ClientId id) {
+  CHECK(find(id) != nullptr);
+  clients_[id.slot].wants_turn = true;
+  turns_wanted_ = true;
 }
 
 uint32_t Loop::pending(ClientId id) const {
@@ -236,7 +244,21 @@ Result<> Loop::check_wait(int status) const {
   return fail_errno({Code::kInternal, "IO_URING"}, -status, "io_uring: wait for completions");
 }
 
+// Turns that are asked for while a batch is dispatched, or taken, are the next batch's.
+void Loop::begin_turns() {
+  turns_wanted_ = false;
+  for (Client& client : clients_) client.takes_turn = std::exchange(client.wants_turn, false);
+}
+
+void Loop::take_turns() {
+  for (Client& client : clients_) {
+    if (std::exchange(client.takes_turn, false)) client.client->on_turn();
+  }
+}
+
 void Loop::dispatch() {
+  const bool turns = turns_wanted_;
+  if (turns) begin_turns();
   // Bounded, so that a guest which never stops kicking cannot keep requests from being served.
   io_uring_cqe* cqe = nullptr;
   for (uint32_t i = 0; i < kMaxBatch && io_uring_peek_cqe(ring_.get(), &cqe) == 0; ++i) {
@@ -251,6 +273,7 @@ void Loop::dispatch() {
       dispatch_transfer(token, result);
     }
   }
+  if (turns) take_turns();
   ++batches_;
   batch_done_.notify_all();
 }
@@ -279,13 +302,15 @@ void Loop::dispatch_transfer(uint64_t token, int32_t result) {
 }
 
 Result<> Loop::run_once() {
-  TRY(check_wait(io_uring_submit_and_wait(ring_.get(), 1)));
+  TRY(check_wait(turns_wanted_ ? io_uring_submit_and_get_events(ring_.get())
+                               : io_uring_submit_and_wait(ring_.get(), 1)));
   const std::lock_guard<std::mutex> held(lock_);
   dispatch();
   return {};
 }
 
 Result<> Loop::run_once_for(uint64_t timeout_ns) {
+  if (turns_wanted_) return run_once();
   constexpr uint64_t kNsPerSecond = 1'000'000'000;
   __kernel_timespec timeout = {
       .tv_sec = static_cast<int64_t>(timeout_ns / kNsPerSecond),

@@ -19,6 +19,8 @@ namespace {
 
 struct Recorder final : LoopClient {
   void on_completion(uint32_t op, int32_t result) override { seen.emplace_back(op, result); }
+  void on_turn() override { seen.emplace_back(kTurn, 0); }
+  static constexpr uint32_t kTurn = 1000;
   std::vector<std::pair<uint32_t, int32_t>> seen;
 };
 
@@ -49,6 +51,51 @@ TEST_CASE("what is written through the ring is read back through it") {
   CHECK_EQ(recorder.seen[1], std::pair<uint32_t, int32_t>(2, 0));
   CHECK_EQ(recorder.seen[2], std::pair<uint32_t, int32_t>(3, 4));
   CHECK_EQ(in, out);
+}
+
+TEST_CASE("a turn comes after what the kernel did at once, and nothing is waited for before it") {
+  auto loop = make_loop();
+  const Fd file = *Fd::open("/dev/zero", O_RDONLY);
+  Recorder recorder;
+  const ClientId client = *loop->add_client(recorder);
+  const FileSlot slot = *loop->add_file(file.ref());
+  std::array<char, 4> bytes{};
+  const iovec read{bytes.data(), bytes.size()};
+  REQUIRE(loop->readv(client, slot, {&read, 1}, 0, 1));
+  loop->request_turn(client);
+  loop->request_turn(client);
+  REQUIRE(loop->run_once());
+  REQUIRE_EQ(recorder.seen.size(), 2);
+  CHECK_EQ(recorder.seen[0].first, 1);
+  CHECK_EQ(recorder.seen[1].first, Recorder::kTurn);
+  loop->request_turn(client);
+  REQUIRE(loop->run_once_for(uint64_t{60} * 1'000'000'000));
+  CHECK_EQ(recorder.seen.size(), 3);
+}
+
+TEST_CASE("a turn asked for in a turn is the next batch's; a client that is gone has none") {
+  struct Again final : LoopClient {
+    void on_completion(uint32_t, int32_t) override {}
+    void on_turn() override {
+      if (++turns < 3) loop->request_turn(id);
+    }
+    Loop* loop = nullptr;
+    ClientId id;
+    int turns = 0;
+  };
+  auto loop = make_loop();
+  Again again;
+  again.loop = loop.get();
+  again.id = *loop->add_client(again);
+  loop->request_turn(again.id);
+  for (int batch = 1; batch <= 3; ++batch) {
+    REQUIRE(loop->run_once());
+    CHECK_EQ(again.turns, batch);
+  }
+  loop->request_turn(again.id);
+  loop->remove_client(again.id);
+  REQUIRE(loop->run_once());
+  CHECK_EQ(again.turns, 3);
 }
 
 TEST_CASE("every signal of a polled eventfd completes, without a read in between") {

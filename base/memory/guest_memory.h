@@ -16,9 +16,11 @@
 #include "base/error.h"
 #include "base/fd.h"
 
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -56,8 +58,19 @@ class GuestSpan {
   uint64_t size() const { return size_; }
 
   /// Copies out / in / clears. `offset + bytes` must lie inside.
-  void read(uint64_t offset, std::span<std::byte> out) const;
-  void write(uint64_t offset, std::span<const std::byte> in) const;
+  void read(uint64_t offset, std::span<std::byte> out) const {
+    if (out.empty()) return;
+    // SAFETY: at() checked the range; the mapping lives as long as the GuestMemory this span
+    // borrows.
+    std::memcpy(out.data(), at(offset, out.size()), out.size());
+    forget_memory();
+  }
+  void write(uint64_t offset, std::span<const std::byte> in) const {
+    if (in.empty()) return;
+    // SAFETY: as in read().
+    std::memcpy(at(offset, in.size()), in.data(), in.size());
+    forget_memory();
+  }
   void zero(uint64_t offset, uint64_t size_bytes) const;
 
   template <typename T>
@@ -77,11 +90,19 @@ class GuestSpan {
   bool equals(uint64_t offset, std::span<const std::byte> bytes) const;
 
   /// Ring indices: single aligned 16-bit words (virtio 1.2, 2.7.13). The offset must be even.
-  uint16_t load_acquire_u16(uint64_t offset) const;
-  void store_release_u16(uint64_t offset, uint16_t value) const;
+  uint16_t load_acquire_u16(uint64_t offset) const {
+    // SAFETY: in range and aligned by word_at(); the guest writes it with plain 16-bit stores.
+    return __atomic_load_n(word_at(offset), __ATOMIC_ACQUIRE);
+  }
+  void store_release_u16(uint64_t offset, uint16_t value) const {
+    // SAFETY: as in load_acquire_u16().
+    __atomic_store_n(word_at(offset), value, __ATOMIC_RELEASE);
+  }
 
   /// The part [offset, offset + size_bytes).
-  GuestSpan subspan(uint64_t offset, uint64_t size_bytes) const;
+  GuestSpan subspan(uint64_t offset, uint64_t size_bytes) const {
+    return GuestSpan(at(offset, size_bytes), size_bytes);
+  }
 
   /// The pages of kGuestPageBytes that lie wholly in it; empty where there are none.
   GuestSpan whole_pages() const;
@@ -92,7 +113,17 @@ class GuestSpan {
  private:
   friend class GuestMemory;
   GuestSpan(std::byte* host, uint64_t size) : host_(host), size_(size) {}
-  std::byte* at(uint64_t offset, uint64_t size_bytes) const;
+  std::byte* at(uint64_t offset, uint64_t size_bytes) const {
+    CHECK(size_bytes <= size_ && offset <= size_ - size_bytes);
+    return host_ + offset;
+  }
+  uint16_t* word_at(uint64_t offset) const {
+    std::byte* word = at(offset, sizeof(uint16_t));
+    CHECK(std::bit_cast<uintptr_t>(word) % alignof(uint16_t) == 0);
+    return static_cast<uint16_t*>(static_cast<void*>(word));
+  }
+  // Keeps the compiler from reading guest memory a second time instead of keeping the copy.
+  static void forget_memory() { std::atomic_signal_fence(std::memory_order_seq_cst); }
 
   std::byte* host_ = nullptr;
   uint64_t size_ = 0;
@@ -158,10 +189,20 @@ class GuestMemory {
   std::span<const Region> regions() const { return {regions_, region_count_}; }
 
   /// The range as a span, or kOutOfRange where any byte of it is not RAM. Size 0 is an empty span.
-  Result<GuestSpan> view(GuestRange range) const;
+  Result<GuestSpan> view(GuestRange range) const {
+    for (const Region& region : regions()) {
+      if (range.start < region.start) continue;
+      const uint64_t offset = range.start.value - region.start.value;
+      if (range.size <= region.size && offset <= region.size - range.size) {
+        return GuestSpan(base_ + range.start.value, range.size);
+      }
+    }
+    return not_ram(range);
+  }
 
  private:
   GuestMemory() = default;
+  static std::unexpected<Error> not_ram(const GuestRange& range);
   Result<> map(FdRef file) const;
   Result<> copy_piece(FdRef file, uint64_t offset, uint64_t size_bytes) const;
 

@@ -16,33 +16,11 @@ constexpr uint64_t kPageSize = kGuestPageBytes;
 constexpr uint64_t kHugePageSize = kChunkBytes;
 constexpr uint64_t kMaxSize = uint64_t{1} << 42;
 
-// Keeps the compiler from reading guest memory a second time instead of keeping the copy.
-void forget_memory() { asm volatile("" ::: "memory"); }
-
 }  // namespace
-
-std::byte* GuestSpan::at(uint64_t offset, uint64_t size_bytes) const {
-  CHECK(size_bytes <= size_ && offset <= size_ - size_bytes);
-  return host_ + offset;
-}
-
-void GuestSpan::read(uint64_t offset, std::span<std::byte> out) const {
-  if (out.empty()) return;
-  // SAFETY: at() checked the range; the mapping lives as long as the GuestMemory this span borrows.
-  std::memcpy(out.data(), at(offset, out.size()), out.size());
-  forget_memory();
-}
-
-void GuestSpan::write(uint64_t offset, std::span<const std::byte> in) const {
-  if (in.empty()) return;
-  // SAFETY: as in read().
-  std::memcpy(at(offset, in.size()), in.data(), in.size());
-  forget_memory();
-}
 
 void GuestSpan::zero(uint64_t offset, uint64_t size_bytes) const {
   if (size_bytes == 0) return;
-  // SAFETY: as in read().
+  // SAFETY: as in read(), in the header.
   std::memset(at(offset, size_bytes), 0, size_bytes);
   forget_memory();
 }
@@ -53,25 +31,6 @@ bool GuestSpan::equals(uint64_t offset, std::span<const std::byte> bytes) const 
   const bool same = std::memcmp(at(offset, bytes.size()), bytes.data(), bytes.size()) == 0;
   forget_memory();
   return same;
-}
-
-uint16_t GuestSpan::load_acquire_u16(uint64_t offset) const {
-  std::byte* word = at(offset, sizeof(uint16_t));
-  CHECK(std::bit_cast<uintptr_t>(word) % alignof(uint16_t) == 0);
-  // SAFETY: in range by at() and aligned by the CHECK; the guest writes it with plain 16-bit
-  // stores.
-  return __atomic_load_n(reinterpret_cast<uint16_t*>(word), __ATOMIC_ACQUIRE);
-}
-
-void GuestSpan::store_release_u16(uint64_t offset, uint16_t value) const {
-  std::byte* word = at(offset, sizeof(uint16_t));
-  CHECK(std::bit_cast<uintptr_t>(word) % alignof(uint16_t) == 0);
-  // SAFETY: as in load_acquire_u16().
-  __atomic_store_n(reinterpret_cast<uint16_t*>(word), value, __ATOMIC_RELEASE);
-}
-
-GuestSpan GuestSpan::subspan(uint64_t offset, uint64_t size_bytes) const {
-  return GuestSpan(at(offset, size_bytes), size_bytes);
 }
 
 GuestSpan GuestSpan::whole_pages() const {
@@ -218,14 +177,7 @@ GuestMemory::~GuestMemory() {
   if (base_ != nullptr) ::munmap(base_, reserved_);
 }
 
-Result<GuestSpan> GuestMemory::view(GuestRange range) const {
-  for (const Region& region : regions()) {
-    if (range.start < region.start) continue;
-    const uint64_t offset = range.start.value - region.start.value;
-    if (range.size <= region.size && offset <= region.size - range.size) {
-      return GuestSpan(base_ + range.start.value, range.size);
-    }
-  }
+std::unexpected<Error> GuestMemory::not_ram(const GuestRange& range) {
   return fail({Code::kOutOfRange, "GUEST_RANGE"},
               "guest range of %llu bytes at 0x%llx is not in RAM",
               static_cast<unsigned long long>(range.size),

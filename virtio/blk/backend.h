@@ -28,6 +28,8 @@ class BackendClient {
  public:
   /// The kernel is done with `request` and its buffers.
   virtual void on_request_done(uint16_t request, Outcome outcome) = 0;
+  /// As asked for by Backend::request_turn().
+  virtual void on_turn() = 0;
 
  protected:
   ~BackendClient() = default;
@@ -53,6 +55,10 @@ class Backend {
   /// Makes every write that is done by now durable: data, and the metadata needed to find it again.
   /// Says nothing of writes still under way.
   virtual Result<> flush(uint16_t request) = 0;
+
+  /// BackendClient::on_turn() is called once, soon: what has been started by now is the kernel's
+  /// then, and what it could do at once has been reported. On the loop thread.
+  virtual void request_turn() = 0;
 
   /// Starts nothing more for the operations under way: each ends, as kDone or kFailed, as soon as
   /// the kernel lets go.

@@ -64,25 +64,50 @@ void Blk::activate(DeviceHost& host, uint64_t, std::span<Queue> queues) {
 void Blk::reset() {
   host_ = nullptr;
   queue_ = nullptr;
-  starved_ = false;
+  turn_due_ = starved_ = interrupt_due_ = false;
   for (Request& request : requests_) request.abandoned = true;
   backend_->abandon();
 }
 
 void Blk::queue_notified(uint16_t) { serve_queue(); }
 
+// While there are requests, the next look at the ring is near: the driver need not notify until a
+// look finds nothing.
 void Blk::serve_queue() {
   if (queue_ == nullptr || !queue_->ready()) return;
-  starved_ = false;
+  const Result<bool> taken = serve_chains(WhenEmpty::kComeBack);
+  const Result<bool> served = taken && !*taken ? serve_chains(WhenEmpty::kNotify) : taken;
+  if (!served) return host_->needs_reset(served.error());
+  if (*served) request_turn();
+}
+
+void Blk::request_turn() {
+  turn_due_ = true;
+  backend_->request_turn();
+}
+
+// Whether there was one.
+Result<bool> Blk::serve_chains(WhenEmpty when_empty) {
+  bool taken = false;
   bool used = false;
-  const Result<bool> more = queue_->drain([&](Chain& chain) -> Result<Verdict> {
-    Result<Verdict> verdict = serve(chain);
-    used = used || (verdict && verdict->kind == Verdict::Kind::kDone);
-    return verdict;
-  });
+  const Result<bool> more = queue_->drain(
+      [&](Chain& chain) -> Result<Verdict> {
+        Result<Verdict> verdict = serve(chain);
+        taken = taken || (verdict && verdict->kind != Verdict::Kind::kStop);
+        used = used || (verdict && verdict->kind == Verdict::Kind::kDone);
+        return verdict;
+      },
+      when_empty);
   if (used) host_->queue_used(0);
-  // Where more may wait, the queue has asked for another notification.
-  if (!more) host_->needs_reset(more.error());
+  if (!more) return std::unexpected(more.error());
+  return taken;
+}
+
+void Blk::on_turn() {
+  // Not where there has been a reset since.
+  if (!std::exchange(turn_due_, false)) return;
+  if (std::exchange(interrupt_due_, false)) host_->queue_used(0);
+  serve_queue();
 }
 
 Result<Verdict> Blk::serve(Chain& chain) {
@@ -199,9 +224,10 @@ void Blk::on_request_done(uint16_t number, Outcome outcome) {
       verdict = answer(request.status, Status::kOk);
     }
     queue_->complete(request.head, verdict.written);
-    host_->queue_used(0);
+    interrupt_due_ = true;
+    request_turn();
   }
-  if (starved_) serve_queue();
+  if (std::exchange(starved_, false)) request_turn();
 }
 
 State Blk::save() const {

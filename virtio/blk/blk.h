@@ -59,7 +59,7 @@ class Blk final : public Device, private BackendClient {
   void activate(DeviceHost& host, uint64_t features, std::span<Queue> queues) override;
   void queue_notified(uint16_t index) override;
   void reset() override;
-  bool idle() const override { return backend_->idle(); }
+  bool idle() const override { return backend_->idle() && !interrupt_due_; }
 
   const Counters& counters() const { return counters_; }
   State save() const;
@@ -82,8 +82,11 @@ class Blk final : public Device, private BackendClient {
   Blk(std::unique_ptr<Backend> backend, std::string_view serial);
 
   void on_request_done(uint16_t request, Outcome outcome) override;
+  void on_turn() override;
 
   void serve_queue();
+  void request_turn();
+  Result<bool> serve_chains(WhenEmpty when_empty);
   Result<Verdict> serve(Chain& chain);
   Result<Verdict> start_transfer(Chain& chain, const RequestHeader& header, GuestSpan status);
   Result<Verdict> start_flush(uint16_t head, GuestSpan status);
@@ -99,7 +102,9 @@ class Blk final : public Device, private BackendClient {
   const uint64_t capacity_sectors_;
   DeviceHost* host_ = nullptr;  // between activate() and reset()
   Queue* queue_ = nullptr;
-  bool starved_ = false;  // chains may wait for a free request
+  bool turn_due_ = false;
+  bool starved_ = false;        // chains may wait for a free request
+  bool interrupt_due_ = false;  // for chains completed since the last turn
   Counters counters_;
   uint16_t free_count_ = 0;
   std::array<uint16_t, kMaxRequests> free_;

@@ -306,6 +306,36 @@ TEST_CASE("one kick starts all that waits; answers in any order; inline answers 
   CHECK_EQ(disk.harness.used_calls[0], 1);
 }
 
+TEST_CASE("while requests are served, the driver need not kick, and one turn has one interrupt") {
+  Disk disk;
+  const auto add = [&] {
+    disk.driver().add(
+        {disk.header(kRequestIn, 0), disk.driver().writable(512), disk.driver().writable(1)});
+  };
+  add();
+  CHECK(disk.driver().kick_wanted());
+  disk.harness.notify(0);
+  add();
+  CHECK_FALSE(disk.driver().kick_wanted());
+  CHECK_EQ(disk.backend.waiting(), 1);
+  disk.backend.take_turn();
+  CHECK_EQ(disk.backend.waiting(), 2);
+  // Nothing new is found: from now on it must.
+  disk.backend.take_turn();
+  add();
+  CHECK(disk.driver().kick_wanted());
+  CHECK_EQ(disk.harness.used_calls[0], 0);
+  disk.backend.finish_without_turn(0);
+  disk.backend.finish_without_turn(0);
+  CHECK_FALSE(disk.blk->idle());
+  disk.backend.take_turn();
+  CHECK_EQ(disk.harness.used_calls[0], 1);
+  CHECK_EQ(disk.backend.waiting(), 1);
+  disk.backend.finish_all();
+  CHECK(disk.blk->idle());
+  CHECK_EQ(disk.blk->counters().reads, 3);
+}
+
 TEST_CASE("requests in flight at a reset are forgotten in silence, and hold the device from idle") {
   Disk disk;
   const GuestBuffer status = disk.driver().writable(1);

@@ -35,6 +35,7 @@ class UringBackend final : public Backend, private LoopClient {
   Result<> read(uint16_t request, std::span<iovec> buffers, uint64_t offset) override;
   Result<> write(uint16_t request, std::span<iovec> buffers, uint64_t offset) override;
   Result<> flush(uint16_t request) override;
+  void request_turn() override { loop_.request_turn(id_); }
   void abandon() override;
   bool idle() const override { return in_flight_ == 0; }
 
@@ -52,6 +53,7 @@ class UringBackend final : public Backend, private LoopClient {
       : loop_(loop), file_(std::move(file)), access_(access), size_bytes_(size_bytes) {}
 
   void on_completion(uint32_t op, int32_t result) override;
+  void on_turn() override { client_->on_turn(); }
   /// True where the operation goes on.
   bool advance(uint16_t request, int32_t result, Outcome& outcome);
   Result<> start(uint16_t request, const Operation& operation);

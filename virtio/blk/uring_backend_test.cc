@@ -19,7 +19,9 @@ struct Recorder final : BackendClient {
   void on_request_done(uint16_t request, Outcome outcome) override {
     done.emplace_back(request, outcome);
   }
+  void on_turn() override { ++turns; }
   std::vector<std::pair<uint16_t, Outcome>> done;
+  int turns = 0;
 };
 
 std::string reason_of(Loop& loop, Fd file, Access access) {

@@ -15,29 +15,10 @@ std::unexpected<Error> too_many_pieces(uint64_t left, size_t limit) {
 
 }  // namespace
 
-ChainCursor::ChainCursor(std::span<const GuestSpan> spans) : spans_(spans) {
-  for (const GuestSpan& span : spans) remaining_ += span.size();
-}
-
-Result<> ChainCursor::require(uint64_t size_bytes) const {
-  if (size_bytes <= remaining_) return {};
+std::unexpected<Error> ChainCursor::too_short(uint64_t size_bytes) const {
   return fail({Code::kOutOfRange, "CHAIN_TOO_SHORT"},
               "descriptor chain: %llu bytes are left where %llu are needed", printable(remaining_),
               printable(size_bytes));
-}
-
-GuestSpan ChainCursor::take_piece(uint64_t limit) {
-  limit = std::min(limit, remaining_);
-  if (limit == 0) return {};
-  while (offset_ == spans_.front().size()) {
-    spans_ = spans_.subspan(1);
-    offset_ = 0;
-  }
-  const uint64_t size = std::min(limit, spans_.front().size() - offset_);
-  const GuestSpan piece = spans_.front().subspan(offset_, size);
-  offset_ += size;
-  remaining_ -= size;
-  return piece;
 }
 
 Result<size_t> ChainCursor::take_iovecs(uint64_t size_bytes, std::span<iovec> out) {

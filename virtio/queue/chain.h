@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/memory/guest_memory.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -18,19 +19,39 @@ namespace mayfly::virtio {
 /// A place in a list of spans: what ChainReader and ChainWriter share.
 class ChainCursor {
  public:
-  explicit ChainCursor(std::span<const GuestSpan> spans);
+  ChainCursor() = default;
+  explicit ChainCursor(std::span<const GuestSpan> spans) : spans_(spans) {
+    for (const GuestSpan& span : spans) remaining_ += span.size();
+  }
 
   uint64_t remaining() const { return remaining_; }
   /// The next piece of at most `limit` bytes that lies in one span, consumed. Not empty, while
   /// remaining() and `limit` are not 0.
-  GuestSpan take_piece(uint64_t limit);
+  GuestSpan take_piece(uint64_t limit) {
+    limit = std::min(limit, remaining_);
+    if (limit == 0) return {};
+    while (offset_ == spans_.front().size()) {
+      spans_ = spans_.subspan(1);
+      offset_ = 0;
+    }
+    const uint64_t size = std::min(limit, spans_.front().size() - offset_);
+    const GuestSpan piece = spans_.front().subspan(offset_, size);
+    offset_ += size;
+    remaining_ -= size;
+    return piece;
+  }
   Result<size_t> take_iovecs(uint64_t size_bytes, std::span<iovec> out);
   Result<size_t> take_spans(std::span<GuestSpan> out);
   Result<GuestSpan> take_tail(uint64_t size_bytes);
   /// kOutOfRange where fewer than `size_bytes` are left.
-  Result<> require(uint64_t size_bytes) const;
+  Result<> require(uint64_t size_bytes) const {
+    if (size_bytes <= remaining_) return {};
+    return too_short(size_bytes);
+  }
 
  private:
+  std::unexpected<Error> too_short(uint64_t size_bytes) const;
+
   std::span<const GuestSpan> spans_;
   uint64_t offset_ = 0;  // into spans_.front()
   uint64_t remaining_ = 0;
@@ -40,6 +61,7 @@ class ChainCursor {
 /// the handler.
 class ChainReader {
  public:
+  ChainReader() = default;
   explicit ChainReader(std::span<const GuestSpan> spans) : cursor_(spans) {}
 
   uint64_t remaining() const { return cursor_.remaining(); }
@@ -47,8 +69,14 @@ class ChainReader {
   Result<> read(std::span<std::byte> out);
   template <typename T>
   Result<T> read_object() {
+    TRY(cursor_.require(sizeof(T)));
+    const GuestSpan piece = cursor_.take_piece(sizeof(T));
+    // As a rule: one copy, of a size that the compiler knows.
+    if (piece.size() == sizeof(T)) return piece.load<T>(0);
     T value;
-    TRY(read(std::as_writable_bytes(std::span<T, 1>(&value, 1))));
+    const auto bytes = std::as_writable_bytes(std::span<T, 1>(&value, 1));
+    piece.read(0, bytes.first(piece.size()));
+    read_some(bytes.subspan(piece.size()));
     return value;
   }
   /// As many bytes as there are, at most `out.size()`.
@@ -67,6 +95,7 @@ class ChainReader {
 /// Fills a chain's device-writable bytes in order; the mirror of ChainReader.
 class ChainWriter {
  public:
+  ChainWriter() = default;
   explicit ChainWriter(std::span<const GuestSpan> spans) : cursor_(spans) {}
 
   uint64_t remaining() const { return cursor_.remaining(); }
@@ -101,7 +130,7 @@ class ChainWriter {
 /// One request, checked. Valid only inside the handler it is given to.
 struct Chain {
   /// The descriptor index to give back with Queue::complete().
-  uint16_t head;
+  uint16_t head = 0;
   ChainReader reader;
   ChainWriter writer;
 };

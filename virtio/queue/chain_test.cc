@@ -114,8 +114,8 @@ TEST_CASE("the tail is found wherever the pieces are cut") {
 }
 
 TEST_CASE("a chain without bytes reads and writes nothing") {
-  ChainReader reader({});
-  ChainWriter writer({});
+  ChainReader reader;
+  ChainWriter writer;
   CHECK_EQ(reader.remaining(), 0);
   CHECK_FALSE(reader.read_object<uint8_t>().has_value());
   CHECK_FALSE(writer.write_object(uint8_t{1}).has_value());

@@ -81,10 +81,10 @@ std::unexpected<Error> Queue::broken(std::unexpected<Error> error) {
   return error;
 }
 
-Result<Queue::Popped> Queue::pop() {
+Result<bool> Queue::pop(Chain& chain) {
   const uint16_t avail_index = driver_area_.load_acquire_u16(avail_ring::kIndex);
   const auto waiting = static_cast<uint16_t>(avail_index - state_.next_avail);
-  if (waiting == 0) return Popped{false, {0, ChainReader({}), ChainWriter({})}};
+  if (waiting == 0) return false;
   if (waiting > state_.size) {
     return broken(fail({Code::kInvalidArgument, "QUEUE_AVAIL_INDEX"},
                        "queue: avail index %u is %u ahead in a ring of %u", avail_index, waiting,
@@ -100,11 +100,11 @@ Result<Queue::Popped> Queue::pop() {
     return broken(fail({Code::kInvalidArgument, "QUEUE_HEAD_IN_FLIGHT"},
                        "queue: descriptor %u is made available while the device has it", head));
   }
-  Result<Chain> chain = walk(head);
-  if (!chain) return broken(std::unexpected(std::move(chain).error()));
+  Result<> walked = walk(head, chain);
+  if (!walked) return broken(std::unexpected(std::move(walked).error()));
   ++state_.next_avail;
   in_flight_.set(head);
-  return Popped{true, *chain};
+  return true;
 }
 
 void Queue::put_back(uint16_t head) {
@@ -113,7 +113,7 @@ void Queue::put_back(uint16_t head) {
   in_flight_.reset(head);
 }
 
-Result<Chain> Queue::walk(uint16_t head) {
+Result<> Queue::walk(uint16_t head, Chain& chain) {
   Walk walk;
   GuestSpan table = descriptors_;
   uint64_t entries = state_.size;
@@ -135,8 +135,10 @@ Result<Chain> Queue::walk(uint16_t head) {
     TRY(add_buffer(descriptor, walk));
     if ((descriptor.flags & kDescriptorNext) == 0) {
       const std::span<const GuestSpan> spans = std::span(scratch_).first(walk.spans);
-      return Chain{head, ChainReader(spans.first(walk.readable)),
-                   ChainWriter(spans.subspan(walk.readable))};
+      chain.head = head;
+      chain.reader = ChainReader(spans.first(walk.readable));
+      chain.writer = ChainWriter(spans.subspan(walk.readable));
+      return {};
     }
     if (descriptor.next >= entries) {
       return fail({Code::kInvalidArgument, "QUEUE_NEXT"},

@@ -60,6 +60,10 @@ inline Verdict done(uint32_t written) { return {Verdict::Kind::kDone, written}; 
 inline Verdict later() { return {Verdict::Kind::kLater}; }
 inline Verdict stop() { return {Verdict::Kind::kStop}; }
 
+/// What drain() does once the ring is empty: asks for notifications, and looks once more; or leaves
+/// it to a drain() that comes soon, and would rather have none until then.
+enum class WhenEmpty : uint8_t { kNotify, kComeBack };
+
 class Queue {
  public:
   Queue() = default;
@@ -88,9 +92,9 @@ class Queue {
   /// telling the driver to notify again and looking once more) or the handler stops. Bounded: at
   /// most size() chains a call, so a guest that keeps adding cannot hold the loop. True where more
   /// may wait: the queue has then signalled its wake event, so that the device is notified once
-  /// more and need not remember.
+  /// more and need not remember (with kComeBack it comes back anyway).
   template <typename Handler>
-  Result<bool> drain(Handler&& handler);
+  Result<bool> drain(Handler&& handler, WhenEmpty when_empty = WhenEmpty::kNotify);
 
   /// Puts a chain taken with later() into the used ring. Ignored where the queue is not ready.
   void complete(uint16_t head, uint32_t written);
@@ -116,10 +120,6 @@ class Queue {
   bool notify_beyond(uint16_t index);
 
  private:
-  struct Popped {
-    bool available;
-    Chain chain;
-  };
   /// A chain as it is collected: `readable` spans of scratch_, then writable ones, `spans` in all.
   struct Walk {
     uint16_t descriptors = 0;
@@ -128,9 +128,9 @@ class Queue {
     bool writing = false;
     uint64_t bytes = 0;
   };
-  /// The next chain, or available == false.
-  Result<Popped> pop();
-  Result<Chain> walk(uint16_t head);
+  /// False where there is none.
+  Result<bool> pop(Chain& chain);
+  Result<> walk(uint16_t head, Chain& chain);
   Result<> add_buffer(const Descriptor& descriptor, Walk& walk);
   Result<GuestSpan> indirect_table(const Descriptor& descriptor) const;
   std::unexpected<Error> broken(std::unexpected<Error> error);
@@ -153,26 +153,28 @@ class Queue {
 };
 
 template <typename Handler>
-Result<bool> Queue::drain(Handler&& handler) {
+Result<bool> Queue::drain(Handler&& handler, WhenEmpty when_empty) {
   if (!ready()) return false;
+  const bool comes_back = when_empty == WhenEmpty::kComeBack;
+  if (comes_back) disable_notifications();
   // Frozen is asked each time: a handler may find what makes the transport stop the device.
   // Looking again after an empty ring counts too: a guest may move its index back and forth.
+  Chain chain;
   for (uint16_t turn = 0; turn < state_.size; ++turn) {
     if (frozen_) return false;
-    Popped next = TRY(pop());
-    if (!next.available) {
-      if (!notify_beyond(state_.next_avail)) return false;
+    if (!TRY(pop(chain))) {
+      if (comes_back || !notify_beyond(state_.next_avail)) return false;
       continue;
     }
-    Result<Verdict> verdict = handler(next.chain);
+    Result<Verdict> verdict = handler(chain);
     if (!verdict) return broken(std::unexpected(std::move(verdict).error()));
     if (verdict->kind == Verdict::Kind::kStop) {
-      put_back(next.chain.head);
+      put_back(chain.head);
       return false;
     }
-    if (verdict->kind == Verdict::Kind::kDone) complete(next.chain.head, verdict->written);
+    if (verdict->kind == Verdict::Kind::kDone) complete(chain.head, verdict->written);
   }
-  notify_again();
+  if (!comes_back) notify_again();
   return true;
 }
 

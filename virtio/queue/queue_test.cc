@@ -229,6 +229,22 @@ TEST_CASE("event_idx: the driver is asked to kick for the next chain only after 
   CHECK(s.driver.kick_wanted());
 }
 
+TEST_CASE("a device that comes back leaves the driver quiet until it finds nothing") {
+  for (const bool event_idx : {true, false}) {
+    Setup s(event_idx);
+    s.driver.add({s.driver.writable(4)});
+    CHECK(s.driver.kick_wanted());
+    CHECK_FALSE(s.queue.drain(done_nothing, WhenEmpty::kComeBack).value());
+    CHECK(s.driver.take_used().has_value());
+    s.driver.add({s.driver.writable(4)});
+    CHECK_FALSE(s.driver.kick_wanted());
+    CHECK_FALSE(s.queue.drain(done_nothing, WhenEmpty::kNotify).value());
+    CHECK(s.driver.take_used().has_value());
+    s.driver.add({s.driver.writable(4)});
+    CHECK(s.driver.kick_wanted());
+  }
+}
+
 TEST_CASE("a device with chains waiting is told of the next, once, or that it is there already") {
   for (const bool event_idx : {true, false}) {
     Setup s(event_idx);

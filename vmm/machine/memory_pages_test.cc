@@ -53,7 +53,7 @@ TEST_CASE("pages are resident once they are touched, and own once they are writt
   CHECK(pages_in(at.look(first, 9)->own, first).empty());
   REQUIRE(at.memory.leave(at.file.ref()));
   page_of(at.memory, kLowPages + 3).store<uint64_t>(8, 7);
-  (void)page_of(at.memory, first).load<uint64_t>(0);
+  CHECK_EQ(page_of(at.memory, first).load<uint64_t>(0), 1);
   const PageReport report = *at.look(first, 9);
   // Whether others of the file are mapped along with one is the kernel's choice.
   CHECK_EQ(pages_in(report.own, first), Pages{kLowPages + 3});

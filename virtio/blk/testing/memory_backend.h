@@ -12,6 +12,7 @@
 #include <cstring>
 #include <deque>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace mayfly::virtio::blk::testing {
@@ -31,12 +32,17 @@ class MemoryBackend final : public Backend {
     return start({request, Kind::kWrite, buffers, offset});
   }
   Result<> flush(uint16_t request) override { return start({request, Kind::kFlush, {}, 0}); }
+  void request_turn() override { turn_wanted_ = true; }
   void abandon() override { ++abandoned; }
   bool idle() const override { return waiting_.empty(); }
 
   size_t waiting() const { return waiting_.size(); }
   /// Ends the operation that has waited longest (index 0), or a younger one.
   void finish(size_t index, Outcome outcome) {
+    finish_without_turn(index, outcome);
+    take_turn();
+  }
+  void finish_without_turn(size_t index, Outcome outcome = Outcome::kDone) {
     const Operation operation = waiting_[index];
     waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(index));
     if (outcome == Outcome::kDone) copy(operation);
@@ -44,6 +50,10 @@ class MemoryBackend final : public Backend {
   }
   void finish_all(Outcome outcome = Outcome::kDone) {
     while (!waiting_.empty()) finish(0, outcome);
+  }
+  /// As the loop does, soon after it was asked for.
+  void take_turn() {
+    if (std::exchange(turn_wanted_, false)) client_->on_turn();
   }
 
   std::vector<std::byte> bytes;
@@ -84,6 +94,7 @@ class MemoryBackend final : public Backend {
 
   const Access access_;
   BackendClient* client_ = nullptr;
+  bool turn_wanted_ = false;
   std::deque<Operation> waiting_;
 };
 
