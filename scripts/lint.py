@@ -16,7 +16,7 @@ RAW = re.compile(r"\breinterpret_cast\b|::ioctl\(|::mmap\(|::munmap\(|\bsyscall\
 # Which folders may include what (the arrows of ARCHITECTURE.md).
 INCLUDE_ONLY = {
     r'<(grpc|grpcpp)/': ("daemon/", "cli/", "tests/"),
-    r'<liburing\.h>': ("base/event/",),
+    r'<liburing\.h>': ("base/event/", "tests/perf/"),
     r'<seccomp\.h>': ("base/seccomp/make_syscall_names.cc", "vmm/seccomp/compile.cc"),
     r'<(archive|archive_entry)\.h>|<ext2fs/': ("image/",),
     r'<nlohmann/': ("image/", "daemon/metadata.cc"),

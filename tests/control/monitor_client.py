@@ -62,11 +62,11 @@ class Monitor:
 
     def configure(self, cmdline="", start=True, disks=(), ports=None, end_on_disconnect=False, kernel=PROBE,
                   initrds=(), restore=None, private_memory=True, generation_id=b"", park=False, copied=(), record=False,
-                  is_mapped=False, answered=True, **changes):
+                  is_mapped=False, answered=True, taps=(), **changes):
         """Sends a good Configure, with `changes` to the message; the reply. `ports`: vsock host port -> socket.
         `restore`: a Snapshot to go on from instead of a kernel; it keeps its files. `copied`: its chunks that are
-        copied, as pairs (first, count). `is_mapped`: into the memory that MapMemory mapped. Not `answered`: no reply
-        is waited for."""
+        copied, as pairs (first, count). `is_mapped`: into the memory that MapMemory mapped. `taps`: pairs of a tap
+        device's descriptor and the guest's MAC address. Not `answered`: no reply is waited for."""
         self.files = []
 
         def give(fd):
@@ -93,6 +93,8 @@ class Monitor:
             message.initrd_fds.append(give(os.open(path, os.O_RDONLY)))
         for path in disks:
             message.disks.add(fd=give(os.open(path, os.O_RDWR)))
+        for tap, mac in taps:
+            message.nets.add(tap_fd=give(os.dup(tap)), mac=mac, mtu=1500)
         if ports is not None:
             message.vsock.guest_cid = 3
             for port, end in ports.items():

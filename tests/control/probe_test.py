@@ -172,6 +172,20 @@ class ProbeTest(harness.DaemonCase):
                                         disks=[self.disk(size=64 << 20, read_only=True)])
         print(f"    {console.splitlines()[0]}")
 
+    def test_a_disk_under_load_needs_few_kicks_and_loses_nothing(self):
+        """Reads and writes with 32 in flight, and one at a time, which waits for each answer."""
+        for write, depth, count in ((0, 32, 20000), (1, 32, 5000), (0, 1, 2000)):
+            with self.subTest(write=write, depth=depth):
+                vm, console = self.assert_passes(
+                    "blk-load", f"probe.count={count} probe.depth={depth} probe.write={write}",
+                    vm_id=f"load-{write}-{depth}", disks=[self.disk(f"disk-{write}-{depth}", size=16 << 20)])
+                requests, kicks = (int(re.search(rf"{word}=(\d+)", console)[1]) for word in ("requests", "kicks"))
+                self.assertEqual(requests, count)
+                # Writes may wait for the file system, each for itself.
+                self.assertLessEqual(kicks, count // 8 if depth > 1 and not write else count)
+                stats = vm.exit.stats
+                self.assertEqual(stats.disk_writes if write else stats.disk_reads, count)
+
     def test_registers_survive_wrong_widths_and_unoffered_features(self):
         _, console = self.assert_passes("registers", disks=[self.disk()])
         self.assertIn("devices survived", console)

@@ -17,8 +17,8 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import harness
-from perf import (counts, diffs, footprint, goals, launches, linux_guest, memory, place, plots, report, restores,
-                  self_check, starts)
+from perf import (counts, devices, diffs, footprint, goals, launches, linux_guest, memory, place, plots, report,
+                  restores, self_check, starts)
 
 FORMAT = 1
 # In this order: what needs a quiet daemon comes first.
@@ -31,6 +31,7 @@ SECTIONS = {
     "diffs": diffs.measure,
     "rate": launches.rate,
     "many": launches.many,
+    "devices": devices.measure,
     "linux": linux_guest.measure,
 }
 

@@ -76,6 +76,13 @@ GOALS = [
     Goal("8", "latency_when_many", "many", "call to first exit with many VMs live, to that with 10", "<=", 1.25, "",
          gate=2.5),
     Goal("10", "diff_bytes", "diffs", "a DIFF's bytes, to those of pages written and not zero", "<=", 1.05, ""),
+    Goal("11", "disk_exits", "devices", "exits for each read of 4 KiB, 32 in flight", "<=", 0.10, ""),
+    Goal("11", "net_exits", "devices", "exits for each frame of 1,514 bytes there and back", "<=", 0.10, ""),
+    Goal("11", "vsock_exits", "devices", "exits for each 4 KiB of a connection", "<=", 0.10, ""),
+    Goal("11", "disk_to_host", "devices", "reads of 4 KiB, 32 in flight", ">=", 0.8, "the host's rate"),
+    Goal("11", "disk_per_cpu_to_qemu", "devices", "the same for each CPU second", ">=", 1.5, "Q's"),
+    Goal("11", "net_per_cpu_to_qemu", "devices", "frames there and back for each CPU second", ">=", 1.5, "Q's"),
+    Goal("11", "vsock_in_to_out", "devices", "a connection's rate to the guest", ">=", 0.8, "that to the host"),
     Goal("12", "template_call_to_exit", "rate", "RestoreVm of a template to first exit, to goal 1's path and 1.5 empty "
          "calls", "<=", 1.0, "",
          gate=30),

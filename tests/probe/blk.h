@@ -32,8 +32,9 @@ struct Blk {
   Queue& queue;
   uint64_t sectors = 0;
 
-  /// Resets and starts the nth disk; fails the test where there is none.
-  void start(uint16_t queue_size = 128);
+  /// Resets and starts the nth disk, with `features` beyond its usual ones; fails the test where
+  /// there is none.
+  void start(uint16_t queue_size = 128, uint64_t features = 0);
   /// One request to its end; `size` bytes of `request.data`. What the device says, or kBlkNoStatus.
   uint8_t run(BlkRequest& request, BlkType type, uint64_t sector, uint32_t size);
   /// Makes the request available without a kick.

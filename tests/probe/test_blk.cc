@@ -24,11 +24,11 @@ void expect(uint8_t status, uint8_t wanted, const char* why) {
 
 Blk& the_blk() { return blk; }
 
-void Blk::start(uint16_t queue_size) {
+void Blk::start(uint16_t queue_size, uint64_t features) {
   if (!device.exists())
     device = Device::find(DeviceId::kBlk, static_cast<unsigned>(number_option("disk", 0)));
   require(device.exists(), "no block device");
-  device.negotiate(kBlkReadOnly | kBlkFlush | kIndirectFeature);
+  device.negotiate(kBlkReadOnly | kBlkFlush | kIndirectFeature | features);
   device.set_up(0, queue, queue_size);
   device.go();
   sectors = device.config64(0);

@@ -12,12 +12,14 @@ constexpr uint64_t kDefaultStride = 0x1000;
 constexpr uint64_t kDefaultSlots = 19;
 // Looking at the status costs an exit, so the ring is polled this often in between.
 constexpr unsigned kPollsPerStatus = 20'000;
+// Of a ring after its flags and its index.
+constexpr uint64_t kRingOffset = 4;
 
 }  // namespace
 
 void Queue::clear(uint16_t size) {
   size_ = size;
-  next_free_ = last_used_ = 0;
+  next_free_ = last_used_ = last_asked_ = 0;
   for (Descriptor& each : descriptors) each = {};
   avail.flags = kNoInterrupt;
   avail.index = avail.used_event = 0;
@@ -43,6 +45,23 @@ uint16_t Queue::add(const Segment* segments, size_t count) {
 void Queue::publish(uint16_t head) {
   avail.ring[avail.index % size_] = head;
   __atomic_store_n(&avail.index, static_cast<uint16_t>(avail.index + 1), __ATOMIC_RELEASE);
+}
+
+bool Queue::wants_kick(uint64_t features) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  const uint16_t last = last_asked_;
+  last_asked_ = avail.index;
+  if ((features & kEventIdxFeature) == 0) {
+    return last != avail.index && (*const_cast<volatile uint16_t*>(&used.flags) & kNoNotify) == 0;
+  }
+  const uint16_t event = *reinterpret_cast<volatile uint16_t*>(address_of(&used) + kRingOffset +
+                                                               sizeof(UsedElement) * size_);
+  return static_cast<uint16_t>(avail.index - event - 1) < static_cast<uint16_t>(avail.index - last);
+}
+
+void Queue::put_off_interrupts() {
+  *reinterpret_cast<volatile uint16_t*>(address_of(&avail) + kRingOffset + 2 * size_) =
+      static_cast<uint16_t>(last_used_ + 0x8000);
 }
 
 bool Queue::take(UsedElement& element) {

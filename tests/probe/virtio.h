@@ -9,7 +9,14 @@
 
 namespace probe {
 
-enum class DeviceId : uint32_t { kBlk = 2, kConsole = 3, kRng = 4, kBalloon = 5, kVsock = 19 };
+enum class DeviceId : uint32_t {
+  kNet = 1,
+  kBlk = 2,
+  kConsole = 3,
+  kRng = 4,
+  kBalloon = 5,
+  kVsock = 19
+};
 
 // Register offsets (4.2.2).
 enum Register : uint64_t {
@@ -43,7 +50,8 @@ inline constexpr uint64_t kIndirectFeature = uint64_t{1} << 28,
 inline constexpr uint64_t kVersion1Feature = uint64_t{1} << 32;
 
 inline constexpr uint16_t kNext = 1, kWrite = 2, kIndirect = 4;
-inline constexpr uint16_t kNoInterrupt = 1;
+inline constexpr uint16_t kNoInterrupt = 1;  // Avail::flags
+inline constexpr uint16_t kNoNotify = 1;     // Used::flags
 
 struct Descriptor {
   uint64_t address;
@@ -55,6 +63,7 @@ static_assert(sizeof(Descriptor) == 16);
 
 inline constexpr uint16_t kMaxQueue = 256;
 
+// With EVENT_IDX the last field comes right after the ring that the queue has, ring[size()].
 struct Avail {
   uint16_t flags;
   uint16_t index;
@@ -96,6 +105,12 @@ class Queue {
   uint16_t add(const Segment* segments, size_t count);
   /// Makes `head` available as it is.
   void publish(uint16_t head);
+  /// Whether the device, which has these features, wants a kick for what was published since this
+  /// was last asked.
+  bool wants_kick(uint64_t features);
+  /// Where EVENT_IDX leaves Avail::flags without a meaning: no interrupt for the next 2^15
+  /// elements.
+  void put_off_interrupts();
   /// The next used element, if the device has returned one.
   bool take(UsedElement& element);
   uint16_t size() const { return size_; }
@@ -108,6 +123,7 @@ class Queue {
   uint16_t size_ = 0;
   uint16_t next_free_ = 0;
   uint16_t last_used_ = 0;
+  uint16_t last_asked_ = 0;
 };
 
 class Device {
