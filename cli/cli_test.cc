@@ -293,6 +293,37 @@ TEST_CASE("a VM's life by single commands") {
   CHECK(has(host.mayfly({"doctor"}).out, "kvm"));
 }
 
+TEST_CASE("a balloon is made, and its target changed") {
+  Host host;
+  Daemon daemon(host);
+  const auto refused = [&](std::vector<std::string> words, const char* text) {
+    CAPTURE(text);
+    const Outcome outcome = host.mayfly(words);
+    CHECK(outcome.code == 125);
+    INFO(outcome.err);
+    CHECK(has(outcome.err, text));
+  };
+  refused({"create", "a", "--balloon", "many"}, "--balloon: \"many\" is not a number of MiB first");
+  refused({"create", "a", "--balloon", "1,oom"}, "--balloon: \"oom\"");
+  refused({"create", "a", "--balloon", "1,stats=x"}, "--balloon: \"stats=x\"");
+  refused({"create", "a", "--balloon", "1,stats=86401"}, "balloon.stats_interval_s: 86401");
+  refused({"create", "a", "--memory-mib", "16", "--balloon", "17"}, "balloon.target_mib: 17");
+  CHECK(host.mayfly({"create", "a", "--memory-mib", "16", "--balloon",
+                     "2,deflate-on-oom,reporting,stats=10"})
+            .code == 0);
+  const std::string made = host.mayfly({"inspect", "a"}).out;
+  CHECK(has(made, "\"deflateOnOom\": true"));
+  CHECK(has(made, "\"freePageReporting\": true"));
+  CHECK(has(made, "\"statsIntervalS\": 10"));
+  CHECK(has(made, "\"targetMib\": \"2\""));
+  CHECK(has(made, "\"freeBytes\": \"12345\""));
+  CHECK(host.mayfly({"update", "a", "--balloon-target", "12"}).out == "a CREATED\n");
+  CHECK(has(host.mayfly({"inspect", "a"}).out, "\"targetMib\": \"12\""));
+  refused({"update", "a"}, "update_mask: names no field; what can be changed: balloon.target_mib");
+  refused({"update", "a", "--balloon-target", "17"}, "balloon.target_mib: 17 is above");
+  refused({"update", "b", "--balloon-target", "1"}, "VM_NOT_FOUND");
+}
+
 TEST_CASE("a denied system call is told by its name") {
   Host host;
   Daemon daemon(host);

@@ -145,6 +145,7 @@ class ClientImpl final : public Client {
   MAYFLY_UNARY(vms_, ResumeVm)
   MAYFLY_UNARY(vms_, StopVm)
   MAYFLY_UNARY(vms_, DeleteVm)
+  MAYFLY_UNARY(vms_, UpdateVm)
   MAYFLY_UNARY(vms_, GetVm)
   MAYFLY_UNARY(vms_, ListVms)
   MAYFLY_UNARY(vms_, WaitVm)

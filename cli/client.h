@@ -61,6 +61,7 @@ class Client {
   virtual Result<v1::ResumeVmResponse> call(const v1::ResumeVmRequest& request) = 0;
   virtual Result<v1::StopVmResponse> call(const v1::StopVmRequest& request) = 0;
   virtual Result<v1::DeleteVmResponse> call(const v1::DeleteVmRequest& request) = 0;
+  virtual Result<v1::UpdateVmResponse> call(const v1::UpdateVmRequest& request) = 0;
   virtual Result<v1::GetVmResponse> call(const v1::GetVmRequest& request) = 0;
   virtual Result<v1::ListVmsResponse> call(const v1::ListVmsRequest& request) = 0;
   virtual Result<v1::WaitVmResponse> call(const v1::WaitVmRequest& request) = 0;

@@ -111,6 +111,16 @@ int inspect(const GlobalFlags& global, const std::string& vm_id) {
   return 0;
 }
 
+int update(const GlobalFlags& global, const UpdateFlags& flags) {
+  v1::UpdateVmRequest request;
+  request.set_vm_id(flags.vm_id);
+  if (flags.balloon_target_mib) {
+    request.mutable_spec()->mutable_balloon()->set_target_mib(*flags.balloon_target_mib);
+    request.mutable_update_mask()->add_paths("balloon.target_mib");
+  }
+  return answer(global, connect(global)->call(request));
+}
+
 int wait(const GlobalFlags& global, const WaitFlags& flags) {
   v1::WaitVmRequest request;
   request.set_vm_id(flags.vm_id);

@@ -15,6 +15,7 @@ int pause(const GlobalFlags& global, const std::string& vm_id);
 int resume(const GlobalFlags& global, const std::string& vm_id);
 int list(const GlobalFlags& global);
 int inspect(const GlobalFlags& global, const std::string& vm_id);
+int update(const GlobalFlags& global, const UpdateFlags& flags);
 int wait(const GlobalFlags& global, const WaitFlags& flags);
 int stop(const GlobalFlags& global, const StopFlags& flags);
 int remove(const GlobalFlags& global, const RemoveFlags& flags);

@@ -37,6 +37,8 @@ struct VmFlags {
   bool no_agent = false;
   bool allow_slow_kvm = false;
   bool debug_serial = false;
+  // Empty: no balloon.
+  std::string balloon;
   LimitFlags limits;
   std::vector<std::string> disk_limits;
   std::vector<std::string> nets;
@@ -103,6 +105,11 @@ struct EventFlags {
 struct StopFlags {
   std::string vm_id;
   std::optional<double> grace_s;
+};
+
+struct UpdateFlags {
+  std::string vm_id;
+  std::optional<uint64_t> balloon_target_mib;
 };
 
 struct RemoveFlags {

@@ -24,6 +24,7 @@ struct Everything {
   ConsoleFlags console;
   WaitFlags wait;
   EventFlags events;
+  UpdateFlags update;
   StopFlags stop;
   RemoveFlags remove;
   SnapshotFlags snapshot;

@@ -63,6 +63,11 @@ void add_vm_flags(CLI::App* command, VmFlags& flags) {
                     "try although this host's KVM only emulates a guest's kernel");
   command->add_flag("--debug-serial", flags.debug_serial,
                     "an 8250 serial port, for a kernel that dies early");
+  command
+      ->add_option("--balloon", flags.balloon,
+                   "a memory balloon: the MiB that the guest is to give back at first, then any of "
+                   "deflate-on-oom, reporting, stats=SECONDS: 0,deflate-on-oom,reporting,stats=10")
+      ->type_name("MIB[,WORD...]");
   add_limit_flags(command, flags.limits);
   command
       ->add_option("--disk-limit", flags.disk_limits,
@@ -148,6 +153,17 @@ void add_simple(CLI::App& app, Everything& all, const char* name, const char* de
   command->add_option("vm", all.vm_id, "the VM's id")->required();
   command->callback(
       [&all, action] { all.action = [&all, action] { return action(all.global, all.vm_id); }; });
+}
+
+void add_update(CLI::App& app, Everything& all) {
+  CLI::App* command = app.add_subcommand("update", "Change what can be changed of a VM");
+  command->add_option("vm", all.update.vm_id, "the VM's id")->required();
+  command
+      ->add_option("--balloon-target", all.update.balloon_target_mib,
+                   "how much memory the guest is to give back")
+      ->type_name("MIB");
+  command->footer("  mayfly update web --balloon-target 512");
+  command->callback([&] { all.action = [&] { return update(all.global, all.update); }; });
 }
 
 void add_exec(CLI::App& app, Everything& all) {
@@ -244,6 +260,7 @@ void add_vm_commands(CLI::App& app, Everything& all) {
   CLI::App* list_command = app.add_subcommand("ls", "List VMs");
   list_command->callback([&] { all.action = [&] { return list(all.global); }; });
   add_simple(app, all, "inspect", "Print everything about a VM, as JSON", inspect);
+  add_update(app, all);
   add_wait_stop_rm(app, all);
   add_exec(app, all);
   add_streams(app, all);

@@ -62,6 +62,39 @@ Result<> add_disk_limit(const std::string& text, v1::VmSpec& spec) {
   return {};
 }
 
+/// "256,deflate-on-oom,reporting,stats=10".
+Result<v1::Balloon> make_balloon(const std::string& text) {
+  const auto number = [](const std::string& digits, auto& value) {
+    const char* const last = digits.data() + digits.size();
+    const auto [end, error] = std::from_chars(digits.data(), last, value);
+    return error == std::errc() && end == last;
+  };
+  v1::Balloon balloon;
+  std::istringstream words(text);
+  std::string word;
+  std::getline(words, word, ',');
+  uint64_t target_mib = 0;
+  bool is_known = number(word, target_mib);
+  balloon.set_target_mib(target_mib);
+  while (is_known && std::getline(words, word, ',')) {
+    uint32_t seconds = 0;
+    if (word == "deflate-on-oom") {
+      balloon.set_deflate_on_oom(true);
+    } else if (word == "reporting") {
+      balloon.set_free_page_reporting(true);
+    } else if (word.starts_with("stats=") && number(word.substr(6), seconds)) {
+      balloon.set_stats_interval_s(seconds);
+    } else {
+      is_known = false;
+    }
+  }
+  if (is_known) return balloon;
+  return fail({Code::kInvalidArgument, "BALLOON"},
+              "--balloon: \"%s\" is not a number of MiB first, and then one of deflate-on-oom, "
+              "reporting, stats=SECONDS",
+              word.c_str());
+}
+
 }  // namespace
 
 v1::ResourceLimits make_limits(const LimitFlags& flags) {
@@ -154,6 +187,7 @@ Result<v1::VmSpec> make_spec(const VmFlags& flags, const Installation& installat
   if (flags.no_agent) spec.set_agent(false);
   spec.set_allow_slow_kvm(flags.allow_slow_kvm);
   spec.set_debug_serial(flags.debug_serial);
+  if (!flags.balloon.empty()) *spec.mutable_balloon() = TRY(make_balloon(flags.balloon));
   *spec.mutable_limits() = make_limits(flags.limits);
   for (const std::string& text : flags.disk_limits) TRY(add_disk_limit(text, spec));
   return spec;

@@ -83,6 +83,20 @@ MonitorStats from_proto(const control::Stats& in) {
   };
 }
 
+MonitorBalloon from_proto(const control::BalloonState& in) {
+  MonitorBalloon balloon{.target_pages = in.target_pages(),
+                         .actual_pages = in.actual_pages(),
+                         .inflated_pages = in.inflated_pages(),
+                         .reported_pages = in.reported_pages(),
+                         .stats = std::nullopt};
+  if (!in.has_stats()) return balloon;
+  balloon.stats.emplace().age_ns = in.stats_age_ns();
+  for (const control::BalloonStat& stat : in.stats()) {
+    if (stat.tag() < balloon.stats->values.size()) balloon.stats->values[stat.tag()] = stat.value();
+  }
+  return balloon;
+}
+
 /// The monitor's name for one of its threads, as one printable word.
 std::string word(std::string_view text) {
   std::string out = printable(text, kMaxThreadNameBytes);
@@ -117,6 +131,13 @@ ControlPacket encode_configure(uint64_t id, const ConfigureParams& params) {
   out.set_start(params.start);
   out.set_end_on_disconnect(params.end_on_disconnect);
   out.set_debug_serial(params.debug_serial);
+  if (params.balloon) {
+    control::Balloon& balloon = *out.mutable_balloon();
+    balloon.set_target_pages(params.balloon->target_pages);
+    balloon.set_deflate_on_oom(params.balloon->options.deflate_on_oom);
+    balloon.set_free_page_reporting(params.balloon->options.free_page_reporting);
+    balloon.set_stats_interval_s(params.balloon->options.stats_interval_s);
+  }
   if (params.restore) {
     control::Restore& restore = *out.mutable_restore();
     restore.set_state_fd(place(packet, params.restore->state));
@@ -231,6 +252,20 @@ ControlPacket encode_command(uint64_t id, Command command) {
   return {.bytes = request.SerializeAsString(), .fds = {}};
 }
 
+ControlPacket encode_set_balloon(uint64_t id, uint64_t target_pages) {
+  control::Request request;
+  request.set_id(id);
+  request.mutable_set_balloon()->set_target_pages(target_pages);
+  return {.bytes = request.SerializeAsString(), .fds = {}};
+}
+
+ControlPacket encode_get_balloon(uint64_t id) {
+  control::Request request;
+  request.set_id(id);
+  request.mutable_get_balloon();
+  return {.bytes = request.SerializeAsString(), .fds = {}};
+}
+
 ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd) {
   ControlPacket packet;
   control::Request request;
@@ -269,6 +304,7 @@ Result<ControlReply> parse_reply(std::span<const std::byte> packet) {
                                .swapped = in.pages().swapped(),
                                .zero = in.pages().zero()};
   }
+  if (in.has_balloon()) reply.balloon = from_proto(in.balloon());
   if (in.mapped_memory().regions_size() > static_cast<int>(kMaxRegions)) {
     return fail({Code::kUnavailable, "MONITOR_REPLY"},
                 "the monitor says that its memory is in %d pieces, the limit is %zu",

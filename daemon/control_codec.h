@@ -7,7 +7,9 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "daemon/net_spec.h"
+#include "virtio/balloon/state.h"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -51,6 +53,10 @@ struct LayerParams {
 
 inline constexpr size_t kGenerationIdBytes = 16;
 
+/// What a balloon counts in.
+inline constexpr uint64_t kBalloonPageBytes = 4096;
+inline constexpr uint64_t kPagesOfMib = (uint64_t{1} << 20) / kBalloonPageBytes;
+
 /// What Restore.copied_chunks counts in, and how many runs it may have.
 inline constexpr uint64_t kCopiedChunkBytes = uint64_t{2} << 20;
 inline constexpr size_t kMaxCopiedRuns = 1024;
@@ -80,6 +86,12 @@ struct RestoreParams {
   bool is_mapped = false;
 };
 
+struct BalloonParams {
+  // 4 KiB each.
+  uint64_t target_pages = 0;
+  virtio::balloon::Options options;
+};
+
 struct ConfigureParams {
   uint32_t vcpus = 0;
   uint64_t memory_bytes = 0;
@@ -100,6 +112,8 @@ struct ConfigureParams {
   bool start = false;
   bool end_on_disconnect = false;
   bool debug_serial = false;
+  // Of a saved machine, its options alone count.
+  std::optional<BalloonParams> balloon = {};
   // Then neither kernel, initrds nor cmdline count.
   std::optional<RestoreParams> restore;
 };
@@ -154,6 +168,9 @@ ControlPacket encode_save(uint64_t id, const SaveParams& params);
 ControlPacket encode_get_touched_pages(uint64_t id, FdRef touched, FdRef written);
 ControlPacket encode_get_pages(uint64_t id, const PageQuery& query);
 ControlPacket encode_map_memory(uint64_t id, const MapMemoryParams& params);
+/// 4 KiB each.
+ControlPacket encode_set_balloon(uint64_t id, uint64_t target_pages);
+ControlPacket encode_get_balloon(uint64_t id);
 ControlPacket encode_vsock_connect(uint64_t id, uint32_t port, FdRef fd);
 
 /// CLOCK_MONOTONIC in ns as each step ended; 0: not reached.
@@ -219,6 +236,20 @@ struct MonitorRegion {
 };
 inline constexpr size_t kMaxRegions = 16;
 
+/// Pages of 4 KiB. What the guest says of itself, by its monitor.
+struct MonitorBalloon {
+  uint64_t target_pages = 0;
+  uint64_t actual_pages = 0;
+  uint64_t inflated_pages = 0;
+  uint64_t reported_pages = 0;
+  struct Stats {
+    uint64_t age_ns = 0;
+    // By tag.
+    std::array<std::optional<uint64_t>, 10> values = {};
+  };
+  std::optional<Stats> stats;
+};
+
 struct ControlReply {
   uint64_t id = 0;
   std::optional<Error> error;
@@ -226,6 +257,7 @@ struct ControlReply {
   std::optional<MonitorSaved> saved;
   std::optional<MonitorTouchedPages> touched_pages = {};
   std::optional<MonitorPages> pages = {};
+  std::optional<MonitorBalloon> balloon = {};
   std::vector<MonitorRegion> regions = {};
 };
 

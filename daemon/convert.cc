@@ -7,6 +7,9 @@
 
 #include <google/protobuf/unknown_field_set.h>
 
+#include <iterator>
+#include <tuple>
+
 namespace mayfly::daemon {
 
 namespace {
@@ -37,6 +40,44 @@ void to_proto(const DiskSpec& in, v1::Disk* out) {
   if (in.limits.write_ops_per_s) limits->set_write_ops_per_s(*in.limits.write_ops_per_s);
 }
 
+BalloonSpec from_proto(const v1::Balloon& in) {
+  return {.target_mib = in.target_mib(),
+          .options = {.deflate_on_oom = in.deflate_on_oom(),
+                      .free_page_reporting = in.free_page_reporting(),
+                      .stats_interval_s = in.stats_interval_s()}};
+}
+
+void to_proto(const BalloonSpec& in, v1::Balloon* out) {
+  out->set_target_mib(in.target_mib);
+  out->set_deflate_on_oom(in.options.deflate_on_oom);
+  out->set_free_page_reporting(in.options.free_page_reporting);
+  out->set_stats_interval_s(in.options.stats_interval_s);
+}
+
+void to_proto(const BalloonView::Stats& in, v1::BalloonStats* out) {
+  using Setter = void (v1::BalloonStats::*)(uint64_t);
+  // By tag.
+  static constexpr Setter kSetters[] = {
+      &v1::BalloonStats::set_swapped_in_bytes,     &v1::BalloonStats::set_swapped_out_bytes,
+      &v1::BalloonStats::set_major_faults,         &v1::BalloonStats::set_minor_faults,
+      &v1::BalloonStats::set_free_bytes,           &v1::BalloonStats::set_total_bytes,
+      &v1::BalloonStats::set_available_bytes,      &v1::BalloonStats::set_cache_bytes,
+      &v1::BalloonStats::set_huge_pages_allocated, &v1::BalloonStats::set_huge_pages_failed};
+  static_assert(std::size(kSetters) == std::tuple_size_v<decltype(in.values)>);
+  out->set_age_ms(in.age_ns / 1'000'000);
+  for (size_t tag = 0; tag < in.values.size(); ++tag) {
+    if (in.values[tag]) (out->*kSetters[tag])(*in.values[tag]);
+  }
+}
+
+void to_proto(const BalloonView& in, v1::BalloonStatus* out) {
+  out->set_target_mib(in.target_pages / kPagesOfMib);
+  out->set_actual_mib(in.actual_pages / kPagesOfMib);
+  out->set_inflated_bytes(in.inflated_pages * kBalloonPageBytes);
+  out->set_reported_bytes(in.reported_pages * kBalloonPageBytes);
+  if (in.stats) to_proto(*in.stats, out->mutable_stats());
+}
+
 VmSpec from_proto(const v1::VmSpec& in) {
   VmSpec spec;
   if (in.has_vcpus()) spec.vcpus = in.vcpus();
@@ -52,6 +93,7 @@ VmSpec from_proto(const v1::VmSpec& in) {
   spec.allow_slow_kvm = in.allow_slow_kvm();
   spec.debug_serial = in.debug_serial();
   spec.limits = daemon::from_proto(in.limits());
+  if (in.has_balloon()) spec.balloon = from_proto(in.balloon());
   return spec;
 }
 
@@ -68,6 +110,7 @@ void to_proto(const VmSpec& in, v1::VmSpec* out) {
   out->set_console_kib(in.console_kib);
   out->set_allow_slow_kvm(in.allow_slow_kvm);
   out->set_debug_serial(in.debug_serial);
+  if (in.balloon) to_proto(*in.balloon, out->mutable_balloon());
 }
 
 void to_proto(const GuestInfo& in, v1::GuestInfo* out) {
@@ -271,6 +314,7 @@ void to_proto(const VmView& in, v1::Vm* out) {
   out->set_guest_cid(in.spec.agent ? in.spec.guest_cid : 0);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   if (in.exit) to_proto(*in.exit, out->mutable_exit());
+  if (in.balloon) to_proto(*in.balloon, out->mutable_balloon());
   if (in.lazy_memory) to_proto(*in.lazy_memory, out->mutable_lazy_memory());
   if (in.metadata) {
     out->mutable_metadata()->set_version(in.metadata->version);

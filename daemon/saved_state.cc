@@ -91,6 +91,7 @@ snapshot::MachineInfo machine_info(const VmSpec& spec, const std::string& cmdlin
                                 .has_rng = has_rng(state),
                                 .has_agent = spec.agent,
                                 .nets = nets_of(state)};
+  if (spec.balloon) machine.balloon = spec.balloon->options;
   const std::vector<const DiskSpec*> disks = all_disks(spec);
   const std::vector<const BlkState*> saved = disks_of(state);
   for (size_t i = 0; i < disks.size(); ++i) {
@@ -127,6 +128,7 @@ Result<VmSpec> spec_of(const snapshot::MachineInfo& machine) {
   spec.cmdline = machine.command_line;
   spec.replace_cmdline = true;
   spec.agent = machine.has_agent;
+  if (machine.balloon) spec.balloon = BalloonSpec{.target_mib = 0, .options = *machine.balloon};
   for (const snapshot::DiskInfo& disk : machine.disks) {
     spec.disks.push_back({.path = {},
                           .read_only = disk.read_only,

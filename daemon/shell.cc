@@ -24,6 +24,7 @@ ConfigureParams parked(const ShellPlan& plan, FdRef kvm) {
   params.kvm = kvm;
   params.memory = machine.source.memory.ref();
   if (machine.spec.agent) params.guest_cid = kMinGuestCid;
+  if (machine.spec.balloon) params.balloon = machine.spec.balloon->params();
   params.restore = RestoreParams{.state = machine.source.state.ref(),
                                  .layers = {},
                                  .generation_id = {},

@@ -102,6 +102,14 @@ Result<> validate_sizes(const VmSpec& spec, uint64_t host_memory) {
   return {};
 }
 
+Result<> validate_balloon(const BalloonSpec& balloon, uint64_t memory_mib) {
+  TRY(validate_target(balloon.target_mib, memory_mib));
+  if (balloon.options.stats_interval_s <= kMaxStatsIntervalS) return {};
+  return fail({Code::kInvalidArgument, "BALLOON_STATS"},
+              "balloon.stats_interval_s: %u is above the limit of %u",
+              balloon.options.stats_interval_s, kMaxStatsIntervalS);
+}
+
 /// Opens without ever blocking (a FIFO would), and says what kind of file it is.
 Result<Fd> open_checked(const char* field, const std::string& path, bool writable,
                         struct stat& status) {
@@ -222,8 +230,16 @@ std::string disk_field(const VmSpec& spec, size_t place) {
   return place == 0 ? "rootfs" : format("disks[%zu]", place - 1);
 }
 
+Result<> validate_target(uint64_t target_mib, uint64_t memory_mib) {
+  if (target_mib <= memory_mib) return {};
+  return fail({Code::kInvalidArgument, "BALLOON_TARGET"},
+              "balloon.target_mib: %llu is above the VM's memory of %llu",
+              static_cast<ull>(target_mib), static_cast<ull>(memory_mib));
+}
+
 Result<> validate_machine(const VmSpec& spec, uint64_t host_memory) {
   if (auto ok = validate_sizes(spec, host_memory); !ok) return ok;
+  if (spec.balloon) TRY(validate_balloon(*spec.balloon, spec.memory_mib));
   if (auto ok = validate(spec.limits, spec.vcpus, spec.memory_mib, spec.console_kib); !ok)
     return ok;
   if (spec.guest_cid < kMinGuestCid || spec.guest_cid > kMaxGuestCid) {

@@ -9,6 +9,7 @@
 #include "daemon/limits.h"
 #include "daemon/memory_plan.h"
 #include "daemon/net_spec.h"
+#include "virtio/balloon/state.h"
 
 #include <cstdint>
 #include <memory>
@@ -44,6 +45,18 @@ struct DiskSpec {
   bool own = false;
 };
 
+inline constexpr uint32_t kMaxStatsIntervalS = 86'400;
+
+struct BalloonSpec {
+  // As it was asked for at last; of a saved VM not known here.
+  uint64_t target_mib = 0;
+  virtio::balloon::Options options;
+
+  BalloonParams params() const {
+    return {.target_pages = target_mib * kPagesOfMib, .options = options};
+  }
+};
+
 struct VmSpec {
   uint32_t vcpus = 1;
   uint64_t memory_mib = 128;
@@ -59,6 +72,7 @@ struct VmSpec {
   bool allow_slow_kvm = false;
   bool debug_serial = false;
   ResourceLimits limits;
+  std::optional<BalloonSpec> balloon;
   // With the agent. Each VM has its own vsock, so that all may have the same.
   uint64_t guest_cid = kMinGuestCid;
   // Of a VM that goes on from a snapshot: how it has its memory.
@@ -80,6 +94,9 @@ Result<> validate_id(const char* field, const std::string& id);
 Result<> validate(const VmSpec& spec, uint64_t host_memory_mib);
 /// The same but for what is booted: of a VM that goes on from a snapshot.
 Result<> validate_machine(const VmSpec& spec, uint64_t host_memory_mib);
+
+/// A balloon's target, of a VM with so much memory.
+Result<> validate_target(uint64_t target_mib, uint64_t memory_mib);
 
 /// The whole kernel command line: defaults, root, agent, then what the caller adds.
 std::string compose_cmdline(const VmSpec& spec);

@@ -97,6 +97,12 @@ TEST_CASE("what is out of bounds is refused, naming field, value and limit") {
       {"RESOURCE_LIMIT", "limits.pids_max: 8 ", "9", [](VmSpec& s) { s.limits.pids_max = 8; }},
       {"RESOURCE_LIMIT", "limits.pids_max: 4194305", "4194304",
        [](VmSpec& s) { s.limits.pids_max = 4'194'305; }},
+      {"BALLOON_TARGET", "balloon.target_mib: 129 ", "128",
+       [](VmSpec& s) { s.balloon = BalloonSpec{.target_mib = 129, .options = {}}; }},
+      {"BALLOON_STATS", "balloon.stats_interval_s: 86401 ", "86400",
+       [](VmSpec& s) {
+         s.balloon = BalloonSpec{.target_mib = 128, .options = {.stats_interval_s = 86'401}};
+       }},
       {"RESOURCE_LIMIT", "rootfs.limits.read_bytes_per_s: 511", "512",
        [](VmSpec& s) { s.rootfs->limits.read_bytes_per_s = 511; }},
       {"RESOURCE_LIMIT", "rootfs.limits.write_ops_per_s: 0", "1",
@@ -128,6 +134,7 @@ TEST_CASE("limits of exactly the bounds are accepted") {
   spec.limits = {
       .cpu_milli = 1'024'000, .cpu_weight = 10'000, .memory_mib = 1 << 20, .pids_max = 4'194'304};
   spec.rootfs->limits = {.read_bytes_per_s = 512, .write_ops_per_s = 1};
+  spec.balloon = BalloonSpec{.target_mib = 128, .options = {.stats_interval_s = 86'400}};
   CHECK(validate(spec, kHostMib));
 }
 

@@ -210,11 +210,13 @@ VmView Vm::view() const {
 VmView Vm::view_locked() const {
   std::vector<NetView> nets;
   for (const VmNet& net : nets_) nets.push_back(net.view);
+  VmSpec spec = spec_;
+  if (spec.balloon && balloon_target_mib_) spec.balloon->target_mib = *balloon_target_mib_;
   return {
       .id = identity_.id,
       .incarnation = identity_.incarnation,
       .state = state_,
-      .spec = spec_,
+      .spec = std::move(spec),
       .cmdline = cmdline_,
       .create_unix_us = create_unix_us_,
       .monitor_pid = !published_ || state_ == VmState::kStopped ? 0 : body_->monitor().pid(),
@@ -231,6 +233,7 @@ VmView Vm::view_locked() const {
                            : std::nullopt,
       .nets = std::move(nets),
       .metadata = metadata_.view(),
+      .balloon = std::nullopt,
   };
 }
 

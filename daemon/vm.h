@@ -103,6 +103,16 @@ class Vm final : private BodyOwner {
   /// Says in the event log that the registry has it no more.
   void forgotten();
 
+  /// What can be changed of it; absent: that stays.
+  struct Update {
+    std::optional<uint64_t> balloon_target_mib;
+  };
+  /// In any state but STOPPED; all is checked before anything is changed. vm_update.cc has it.
+  Result<VmView> update(const Update& what, const Call& call, Stopwatch& stopwatch);
+  /// With what its balloon is like (vm_balloon.cc), where it has one and its monitor answers in
+  /// time.
+  Result<VmView> asked_view(const Call& call);
+
   VmView view() const;
   Result<VmView> wait(const WaitGoal& goal, const Call& call) const;
   Result<> wait_stopped(const Call& call) const;
@@ -173,6 +183,9 @@ class Vm final : private BodyOwner {
   VmExit describe_end(const VmBody& body, MonitorEnd end) const;
   void end_fill();
   VmView view_locked() const;
+  Result<> check_balloon_target(uint64_t target_mib) const;
+  Result<MonitorBalloon> ask_balloon(std::optional<uint64_t> target_mib, const Call& call);
+  VmView view_with(const MonitorBalloon& balloon) const;
   void emit(decltype(Event::what) what);
   void emit_exit();
 
@@ -205,6 +218,8 @@ class Vm final : private BodyOwner {
   bool awaits_network_ = false;
   std::optional<VmExit> exit_;
   PhaseTimes create_times_;
+  // Since the last update() of it.
+  std::optional<uint64_t> balloon_target_mib_;
   // Their files go with the monitor.
   VmMemory memory_;
   std::vector<WritableDisk> disks_;

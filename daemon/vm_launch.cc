@@ -238,6 +238,7 @@ ConfigureParams Vm::configure_params(const Resources& resources, const LaunchPla
   if (spec_.agent) params.guest_cid = spec_.guest_cid;
   params.start = plan.start;
   params.debug_serial = spec_.debug_serial;
+  if (spec_.balloon) params.balloon = spec_.balloon->params();
   return params;
 }
 

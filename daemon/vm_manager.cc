@@ -177,9 +177,17 @@ Result<VmOutcome> VmManager::remove(const std::string& id, bool force, const Cal
   return VmOutcome{.vm = vm->view(), .times = stopwatch.times()};
 }
 
-Result<VmView> VmManager::get(const std::string& id) {
+Result<VmOutcome> VmManager::update(const std::string& id, const Vm::Update& what,
+                                    const Call& call) {
+  Stopwatch stopwatch;
   const VmPin vm = TRY(registry_.find(id));
-  return vm->view();
+  VmView view = TRY(vm->update(what, call, stopwatch));
+  return VmOutcome{.vm = std::move(view), .times = stopwatch.times()};
+}
+
+Result<VmView> VmManager::get(const std::string& id, const Call& call) {
+  const VmPin vm = TRY(registry_.find(id));
+  return vm->asked_view(call);
 }
 
 Result<size_t> checked_page(size_t page_size, const std::string& page_token) {

@@ -74,7 +74,8 @@ class VmManager {
   Result<VmOutcome> resume(const std::string& id, const Call& call);
   Result<VmOutcome> stop(const std::string& id, std::optional<uint32_t> grace_ms, const Call& call);
   Result<VmOutcome> remove(const std::string& id, bool force, const Call& call);
-  Result<VmView> get(const std::string& id);
+  Result<VmOutcome> update(const std::string& id, const Vm::Update& what, const Call& call);
+  Result<VmView> get(const std::string& id, const Call& call = Call());
   Result<VmPage> list(size_t page_size, const std::string& page_token);
   Result<VmView> wait(const std::string& id, const WaitGoal& goal, const Call& call);
 

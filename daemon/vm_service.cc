@@ -2,6 +2,7 @@
 #include "daemon/vm_service.h"
 
 #include "daemon/convert.h"
+#include "daemon/convert_update.h"
 #include "daemon/rpc.h"
 
 namespace mayfly::daemon {
@@ -72,10 +73,19 @@ grpc::Status VmServiceImpl::DeleteVm(grpc::ServerContext* context,
   return answer(manager_.remove(request->vm_id(), request->force(), call_of(*context)), response);
 }
 
-grpc::Status VmServiceImpl::GetVm(grpc::ServerContext*, const v1::GetVmRequest* request,
+grpc::Status VmServiceImpl::UpdateVm(grpc::ServerContext* context,
+                                     const v1::UpdateVmRequest* request,
+                                     v1::UpdateVmResponse* response) {
+  CHECK_REQUEST(*request);
+  const auto update = from_proto(*request);
+  if (!update) return to_status(update.error());
+  return answer(manager_.update(request->vm_id(), *update, call_of(*context)), response);
+}
+
+grpc::Status VmServiceImpl::GetVm(grpc::ServerContext* context, const v1::GetVmRequest* request,
                                   v1::GetVmResponse* response) {
   CHECK_REQUEST(*request);
-  return answer(manager_.get(request->vm_id()), response);
+  return answer(manager_.get(request->vm_id(), call_of(*context)), response);
 }
 
 grpc::Status VmServiceImpl::ListVms(grpc::ServerContext*, const v1::ListVmsRequest* request,

@@ -24,6 +24,8 @@ class VmServiceImpl final : public ::mayfly::v1::VmService::Service {
                       ::mayfly::v1::StopVmResponse*) override;
   grpc::Status DeleteVm(grpc::ServerContext*, const ::mayfly::v1::DeleteVmRequest*,
                         ::mayfly::v1::DeleteVmResponse*) override;
+  grpc::Status UpdateVm(grpc::ServerContext*, const ::mayfly::v1::UpdateVmRequest*,
+                        ::mayfly::v1::UpdateVmResponse*) override;
   grpc::Status GetVm(grpc::ServerContext*, const ::mayfly::v1::GetVmRequest*,
                      ::mayfly::v1::GetVmResponse*) override;
   grpc::Status ListVms(grpc::ServerContext*, const ::mayfly::v1::ListVmsRequest*,

@@ -57,6 +57,9 @@ struct LazyMemoryView {
   bool is_complete = false;
 };
 
+/// What a VM's balloon is like: the monitor's word, and the guest's.
+using BalloonView = MonitorBalloon;
+
 struct VmView {
   std::string id;
   std::string incarnation;
@@ -84,6 +87,8 @@ struct VmView {
   std::vector<NetView> nets;
   // Absent: it has none.
   std::optional<MetadataView> metadata;
+  // Where the monitor was asked, and has said it.
+  std::optional<BalloonView> balloon;
 };
 
 struct Phase {

@@ -17,6 +17,7 @@
 //   fake.no_reseed, fake.reseed_failure   Restored is not answered, or with a failure
 //   fake.refuse_park, fake.end_parked     a Configure that parks is INTERNAL KVM, or
 //                         it dies 50 ms later
+//   fake.no_balloon       is asked for a balloon and says nothing of one
 //   fake.refuse_claim, fake.crash_claim   Claim is FAILED_PRECONDITION DISK_SIZE, or aborts
 #include "base/clock.h"
 #include "base/console_ring.h"
@@ -115,6 +116,8 @@ class FakeMonitor {
       save(request.save(), fds, reply);
     } else if (request.has_get_pages() && !has("fake.no_pages")) {
       say_pages(request.get_pages(), reply);
+    } else if (request.has_set_balloon() || request.has_get_balloon()) {
+      say_balloon(request, reply);
     } else if (request.has_stop()) {
       if (has("fake.hang_stop")) return;
       send(reply);
@@ -239,6 +242,24 @@ class FakeMonitor {
     pages.set_own(bits(how == "beyond" ? 0xff : 0x05));
     pages.set_swapped(bits(how == "both" ? 0x01 : 0x04));
     if (get.find_zero()) pages.set_zero(bits(how == "absent_zero" ? 0x08 : 0x02));
+  }
+
+  /// A guest that has given a half, and tells two statistics of which one is unknown here.
+  void say_balloon(const control::Request& request, control::Reply& reply) {
+    if (request.has_set_balloon())
+      configure_.mutable_balloon()->set_target_pages(request.set_balloon().target_pages());
+    if (has("fake.no_balloon")) return;
+    control::BalloonState& balloon = *reply.mutable_balloon();
+    balloon.set_target_pages(configure_.balloon().target_pages());
+    balloon.set_actual_pages(balloon.target_pages() / 2);
+    balloon.set_inflated_pages(3);
+    balloon.set_reported_pages(2);
+    if (configure_.balloon().stats_interval_s() == 0) return;
+    balloon.set_has_stats(true);
+    balloon.set_stats_age_ns(7'999'999);
+    balloon.add_stats()->set_tag(4);
+    balloon.mutable_stats(0)->set_value(12345);
+    balloon.add_stats()->set_tag(10);
   }
 
   /// What the saved fake was told on its command line.
