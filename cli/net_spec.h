@@ -10,7 +10,7 @@
 
 namespace mayfly::cli {
 
-/// "auto", or "KEY=VALUE,..." with the keys that the help names.
+/// "auto", "user", or "KEY=VALUE,..." with the keys that the help names.
 Result<v1::Net> parse_net(const std::string& text);
 
 }  // namespace mayfly::cli

@@ -48,7 +48,8 @@ void add_vm_flags(CLI::App* command, VmFlags& flags) {
       "--net{auto}", flags.nets,
       "a network device; its addresses are the daemon's choice, or --net=KEY=VALUE,... "
       "with any of tap, netns, bridge, host (its address), mac, mtu, address, gateway, "
-      "dns (the guest's); may be repeated");
+      "dns (the guest's); an ordinary user's, or with `user`, is by passt, and forwards with "
+      "tcp=[ADDRESS/]PORT[:GUEST]; may be repeated");
   add_metadata_flag(command, flags.metadata);
   command->add_option("--initrd", flags.initrds, "an initrd; several are loaded as one")
       ->type_name("FILE")

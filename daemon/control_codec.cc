@@ -37,7 +37,8 @@ void place(ControlPacket& packet, const std::vector<ConfigureNet>& nets,
            google::protobuf::RepeatedPtrField<control::Net>& out) {
   for (const ConfigureNet& net : nets) {
     control::Net& added = *out.Add();
-    added.set_tap_fd(place(packet, net.tap));
+    if (net.tap.valid()) added.set_tap_fd(place(packet, net.tap));
+    if (net.stream.valid()) added.set_stream_fd(place(packet, net.stream));
     added.set_mac(net.mac.data(), net.mac.size());
     added.set_mtu(net.mtu);
   }

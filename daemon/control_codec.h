@@ -35,7 +35,9 @@ struct ConfigureDisk {
 };
 
 struct ConfigureNet {
+  // One of the two.
   FdRef tap;
+  FdRef stream = {};
   MacAddress mac = {};
   uint32_t mtu = 0;
 };

@@ -29,7 +29,17 @@ Result<NetSpec> from_proto(const std::string& field, const v1::Net& in) {
   NetSpec spec{.tap = in.tap(),
                .network_namespace = in.network_namespace(),
                .bridge = in.bridge(),
-               .automatic = in.automatic()};
+               .automatic = in.automatic(),
+               .user_mode = in.user_mode()};
+  for (const v1::PortForward& port : in.tcp_ports()) {
+    PortForward& added = spec.tcp_ports.emplace_back();
+    if (!port.host_address().empty()) {
+      added.host_address =
+          TRY(parse_ip4((field + ".tcp_ports.host_address").c_str(), port.host_address()));
+    }
+    added.host_port = port.host_port();
+    added.guest_port = port.guest_port();
+  }
   if (!in.host_address().empty()) {
     spec.host_address = TRY(parse_ip4_prefix((field + ".host_address").c_str(), in.host_address()));
   }
@@ -48,6 +58,14 @@ void to_proto(const NetView& in, v1::Net* out) {
   out->set_mtu(in.mtu);
   if (in.guest) to_proto(*in.guest, out->mutable_guest());
   out->set_automatic(in.automatic);
+  out->set_user_mode(in.user_mode);
+  for (const PortForward& port : in.tcp_ports) {
+    v1::PortForward* added = out->add_tcp_ports();
+    added->set_host_address(to_text(port.host_address));
+    added->set_host_port(port.host_port);
+    added->set_guest_port(port.guest_port);
+  }
+  out->set_failure(in.failure);
 }
 
 }  // namespace mayfly::daemon

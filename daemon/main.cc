@@ -47,6 +47,7 @@ struct Flags {
   std::string kvm_device = "/dev/kvm";
   std::string userfault_device = "/dev/userfaultfd";
   std::string net_pool = kDefaultNetPool;
+  std::string passt;
   int private_fd = -1;
   bool verbose = false;
   // The socket's directory is ours, to be removed at the end.
@@ -167,7 +168,8 @@ Result<> serve(Flags& flags, FdRef signals) {
                           .agent_initrd = flags.agent_initrd,
                           .kvm_device = flags.kvm_device,
                           .userfault_device = flags.userfault_device,
-                          .net_pool = flags.net_pool},
+                          .net_pool = flags.net_pool,
+                          .passt = flags.passt},
                          {std::move(state_dir), std::move(snapshots)}, std::move(jails)));
   log(LogLevel::kInfo, "serving on unix:%s, state in %s, snapshots in %s", flags.socket.c_str(),
       flags.state_dir.c_str(), flags.snapshot_dir.c_str());
@@ -232,6 +234,9 @@ int main(int argc, char** argv) {
   app.add_option("--net-pool", flags.net_pool,
                  "IPv4 addresses for VMs that name none: four for each of their networks")
       ->capture_default_str();
+  app.add_option("--passt", flags.passt,
+                 "the program that is the network of VMs where no devices may be made (default: "
+                 "the host's passt)");
   app.add_option("--private", flags.private_fd,
                  "serve one client: say `ready unix:PATH` on this inherited descriptor, and end "
                  "when its other "

@@ -15,6 +15,7 @@ namespace mayfly::daemon {
 namespace {
 
 constexpr size_t kLongestShown = 64;
+constexpr uint32_t kMaxPort = 65535;
 
 std::unexpected<Error> refused(const char* field, const std::string& text, const char* form) {
   return fail({Code::kInvalidArgument, "NET_ADDRESS"}, "%s: \"%s\" is not of the form %s", field,
@@ -57,6 +58,38 @@ Result<> validate_guest(const std::string& field, const GuestNetwork& guest, boo
   return {};
 }
 
+Result<> validate_user_mode(const std::string& field, const NetSpec& net) {
+  const char* given = !net.tap.empty()                 ? "tap"
+                      : !net.network_namespace.empty() ? "network_namespace"
+                      : !net.bridge.empty()            ? "bridge"
+                      : net.host_address               ? "host_address"
+                                                       : nullptr;
+  if (net.user_mode && given != nullptr) {
+    return fail({Code::kInvalidArgument, "NET_USER_MODE"},
+                "%s.%s: with `user_mode` there is no device", field.c_str(), given);
+  }
+  if (net.user_mode && net.guest && !net.guest->gateway) {
+    return fail({Code::kInvalidArgument, "NET_USER_MODE"},
+                "%s.guest.gateway: with `user_mode` the guest needs one", field.c_str());
+  }
+  if (!net.tcp_ports.empty() && !net.user_mode && !net.automatic) {
+    return fail({Code::kInvalidArgument, "NET_PORTS"}, "%s.tcp_ports: they need `user_mode`",
+                field.c_str());
+  }
+  if (net.tcp_ports.size() > kMaxPortForwards) {
+    return fail({Code::kInvalidArgument, "NET_PORTS"},
+                "%s.tcp_ports: %zu are above the limit of %zu", field.c_str(), net.tcp_ports.size(),
+                kMaxPortForwards);
+  }
+  for (const PortForward& port : net.tcp_ports) {
+    if (port.host_port > 0 && port.host_port <= kMaxPort && port.guest_port <= kMaxPort) continue;
+    return fail({Code::kInvalidArgument, "NET_PORTS"},
+                "%s.tcp_ports: %u to %u are not within 1 to %u", field.c_str(), port.host_port,
+                port.guest_port, kMaxPort);
+  }
+  return {};
+}
+
 Result<> validate(const std::string& field, const NetSpec& net, bool has_agent) {
   if (!net.tap.empty()) TRY(validate_name((field + ".tap").c_str(), net.tap));
   if (!net.bridge.empty()) TRY(validate_name((field + ".bridge").c_str(), net.bridge));
@@ -74,6 +107,7 @@ Result<> validate(const std::string& field, const NetSpec& net, bool has_agent) 
                 field.c_str(), to_text(*net.mac).c_str());
   }
   if (net.guest) TRY(validate_guest(field, *net.guest, has_agent));
+  TRY(validate_user_mode(field, net));
   return net.automatic ? validate_automatic(field, net) : Result<>();
 }
 

@@ -21,6 +21,9 @@ inline constexpr uint32_t kMaxMtu = 65535;
 /// Of a network device's name; the kernel's limit.
 inline constexpr size_t kMaxDeviceName = 15;
 inline constexpr size_t kMaxNameservers = 3;
+inline constexpr size_t kMaxPortForwards = 16;
+/// Of a network that is a program: what goes through a stream, and passt's own choice.
+inline constexpr uint32_t kUserModeMtu = 65520;
 
 using MacAddress = std::array<uint8_t, 6>;
 
@@ -51,6 +54,13 @@ struct GuestNetwork {
   std::vector<uint32_t> nameservers;
 };
 
+struct PortForward {
+  uint32_t host_address = 0x7f00'0001;
+  uint32_t host_port = 0;
+  /// 0: the same.
+  uint32_t guest_port = 0;
+};
+
 struct NetSpec {
   /// Empty: the daemon's choice.
   std::string tap = {};
@@ -64,6 +74,9 @@ struct NetSpec {
   std::optional<GuestNetwork> guest = {};
   /// Addresses of the daemon's pool.
   bool automatic = false;
+  /// By passt, and not by a device.
+  bool user_mode = false;
+  std::vector<PortForward> tcp_ports = {};
   /// Of a saved VM: the device must have it.
   std::optional<uint32_t> saved_mtu = {};
 };

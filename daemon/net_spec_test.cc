@@ -68,6 +68,32 @@ TEST_CASE("what cannot be of a network device is refused by name") {
              net.tap = "tap0";
            }),
            "NET_AUTOMATIC");
+  const auto in_user_mode = [](NetSpec& net) { net.user_mode = true; };
+  CHECK_EQ(refused(in_user_mode), "");
+  for (const auto change : std::initializer_list<void (*)(NetSpec&)>{
+           [](NetSpec& net) { net.tap = "tap0"; },
+           [](NetSpec& net) { net.network_namespace = "/run/netns/a"; },
+           [](NetSpec& net) { net.bridge = "br0"; },
+           [](NetSpec& net) { net.host_address = Ip4Prefix{1, 24}; },
+           [](NetSpec& net) { net.guest.emplace().address = Ip4Prefix{1, 24}; }}) {
+    CHECK_EQ(refused([&](NetSpec& net) {
+               net.user_mode = true;
+               change(net);
+             }),
+             "NET_USER_MODE");
+  }
+  const auto with_port = [&](const PortForward& port, size_t count = 1) {
+    return refused([&](NetSpec& net) {
+      net.user_mode = true;
+      net.tcp_ports.assign(count, port);
+    });
+  };
+  CHECK_EQ(with_port({.host_port = 65535, .guest_port = 1}, 16), "");
+  CHECK_EQ(with_port({.host_port = 1}, 17), "NET_PORTS");
+  CHECK_EQ(with_port({.host_port = 0}), "NET_PORTS");
+  CHECK_EQ(with_port({.host_port = 65536}), "NET_PORTS");
+  CHECK_EQ(with_port({.host_port = 1, .guest_port = 65536}), "NET_PORTS");
+  CHECK_EQ(refused([](NetSpec& net) { net.tcp_ports.resize(1); }), "NET_PORTS");
   CHECK_EQ(reason_of(validate(std::vector<NetSpec>(5), true)), "NET_COUNT");
 }
 

@@ -10,6 +10,7 @@
 #include "daemon/random.h"
 #include "daemon/snapshot_service.h"
 #include "daemon/system_service.h"
+#include "daemon/tap_sys.h"
 #include "daemon/template_service.h"
 #include "daemon/vm_service.h"
 
@@ -48,7 +49,8 @@ class ServerImpl final : public Server {
                      .agent_initrd = options.agent_initrd,
                      .kvm_path = options.kvm_device,
                      .userfault_path = options.userfault_device,
-                     .addresses = addresses_.get()},
+                     .nets = {.pool = addresses_.get(),
+                              .passt = can_make_devices() ? "" : find_passt(options.passt)}},
         manager_(environment_, [this](const VmSpec& spec) { return checker_.gate(spec); }),
         shells_(environment_),
         templates_(shells_),

@@ -24,6 +24,8 @@ struct ServerOptions {
   std::string userfault_device;
   // IPv4, as kDefaultNetPool.
   std::string net_pool;
+  // Empty: the host's own.
+  std::string passt = {};
 };
 
 /// What a daemon has of the host's directories.

@@ -10,6 +10,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
 #include <linux/sockios.h>
@@ -17,6 +18,8 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace mayfly::daemon {
 
@@ -127,8 +130,9 @@ std::unexpected<Error> not_attached(const std::string& field, const std::string&
                                     int os_errno) {
   if (os_errno == EPERM) {
     return fail({Code::kPermissionDenied, "NET_PRIVILEGE"},
-                "%s: the tap device %s %s; run the daemon as root, or have root make one for its "
-                "user: ip tuntap add NAME mode tap vnet_hdr user USER",
+                "%s: the tap device %s %s; run the daemon as root, install passt and ask for "
+                "`automatic`, or have root make one for its user: ip tuntap add NAME mode tap "
+                "vnet_hdr user USER",
                 field.c_str(), exists ? name.c_str() : "",
                 exists ? "is not this user's" : "may not be made");
   }
@@ -183,6 +187,14 @@ Result<OpenTap> open_here(const std::string& field, const TapPlan& plan) {
 }
 
 }  // namespace
+
+bool can_make_devices() {
+  __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct sets[2] = {};
+  // SAFETY: version 3 writes two of the structs.
+  if (::syscall(SYS_capget, &header, sets) != 0) return false;
+  return (sets[CAP_NET_ADMIN / 32].effective & 1u << CAP_NET_ADMIN % 32) != 0;
+}
 
 Result<OpenTap> open_tap(const std::string& field, const TapPlan& plan) {
   if (plan.network_namespace.empty()) return open_here(field, plan);

@@ -35,6 +35,9 @@ struct OpenTap {
   bool made = false;
 };
 
+/// May this process make and set up devices in its own network namespace (CAP_NET_ADMIN)?
+bool can_make_devices();
+
 /// `field` is named in a refusal: NET_PRIVILEGE where this host does not let us, NET_IN_USE,
 /// NET_TAP, NET_NAMESPACE, NET_BRIDGE.
 Result<OpenTap> open_tap(const std::string& field, const TapPlan& plan);

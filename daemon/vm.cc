@@ -38,6 +38,7 @@ Vm::Vm(const VmEnvironment& environment, VmIdentity identity, VmSpec spec)
 Vm::~Vm() {
   end_fill();
   body_.reset();  // Its hooks use all the rest.
+  for (VmNet& net : nets_) net.passt.reset();
 }
 
 Result<> Vm::start(const Call& call, Stopwatch& stopwatch) {
@@ -395,7 +396,10 @@ void Vm::on_monitor_end(VmBody& body, MonitorEnd end) {
     busy_ = false;
     memory_.file.reset();
     disks_.clear();
-    for (VmNet& net : nets_) leases.push_back(std::move(net.lease));
+    for (VmNet& net : nets_) {
+      leases.push_back(std::move(net.lease));
+      if (net.passt) net.passt->kill();
+    }
     if (fill_) fill_->stop();
     // A VM that never was is told of by the failure of its CreateVm alone; publish() tells of one
     // that was.

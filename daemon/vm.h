@@ -178,6 +178,8 @@ class Vm final : private BodyOwner {
   std::vector<AgentInterface> agent_interfaces() const;
   void set_guest_when_told();
   void set_guest(GuestInfo guest);
+  Result<> watch_nets();
+  void on_net_end(size_t place, const std::string& how);
   void on_memory_end(Result<> result);
   void on_monitor_end(VmBody& body, MonitorEnd end) override;
   VmExit describe_end(const VmBody& body, MonitorEnd end) const;

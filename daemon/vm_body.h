@@ -19,6 +19,7 @@
 #include "daemon/monitor.h"
 #include "daemon/reactor.h"
 #include "daemon/spec.h"
+#include "daemon/vm_net.h"
 #include "daemon/vm_view.h"
 
 #include <cstdint>
@@ -40,8 +41,7 @@ struct VmEnvironment {
   std::string agent_initrd;
   std::string kvm_path = "/dev/kvm";
   std::string userfault_path = "/dev/userfaultfd";
-  // Null: no VM has addresses of the daemon's.
-  AddressPool* addresses = nullptr;
+  NetHost nets = {};
 };
 
 class VmBody;

@@ -3,6 +3,7 @@
 // How a VM comes to be: everything it needs is opened here, since its monitor opens nothing. It
 // gets a body of its own, or a shell that waited for it.
 #include "base/clock.h"
+#include "base/log.h"
 #include "daemon/disk_limits.h"
 #include "daemon/random.h"
 #include "daemon/vm.h"
@@ -82,6 +83,7 @@ Result<> Vm::launch(const LaunchPlan& plan, const Call& call, Stopwatch& stopwat
   const Call patience = call.at_most(kLaunchLimit);
   const auto build = [&]() -> Result<> {
     TRY(open(resources, plan, call));
+    TRY(watch_nets());
     const uint64_t opened_ns = monotonic_ns();
     if (TRY(take_shell(plan))) {
       stopwatch.lap_at("open", opened_ns);
@@ -127,7 +129,7 @@ Result<> Vm::open(Resources& resources, const LaunchPlan& plan, const Call& call
   const RestoreSource* source = plan.source;
   resources.files = source == nullptr ? TRY(open_files(spec_, environment_.agent_initrd))
                                       : TRY(open_disks(spec_));
-  resources.nets = TRY(open_nets(spec_.nets, environment_.addresses));
+  resources.nets = TRY(open_nets(spec_.nets, environment_.nets));
   if (source != nullptr) TRY(make_own_disks(spec_, *source, resources.files, call));
   // What comes later is the VM's own, as that of one that boots.
   const bool is_own = source == nullptr || source->missing != nullptr;
@@ -149,6 +151,24 @@ Result<> Vm::open(Resources& resources, const LaunchPlan& plan, const Call& call
     if (!spec_.record_working_set) copied_bytes_ = bytes_of(source->plans.of(spec_.memory_policy));
   }
   return {};
+}
+
+Result<> Vm::watch_nets() {
+  for (size_t i = 0; i < nets_.size(); ++i) {
+    if (!nets_[i].passt) continue;
+    TRY(nets_[i].passt->watch(environment_.reactor,
+                              [this, i](const std::string& how) { on_net_end(i, how); }));
+  }
+  return {};
+}
+
+void Vm::on_net_end(size_t place, const std::string& how) {
+  std::lock_guard lock(mutex_);
+  // It ends with its VM.
+  if (state_ == VmState::kStopped || place >= nets_.size()) return;
+  nets_[place].view.failure = how;
+  log(LogLevel::kWarning, "vm %s: %s: %s", identity_.id.c_str(), net_field(place).c_str(),
+      how.c_str());
 }
 
 Result<bool> Vm::take_shell(const LaunchPlan& plan) {
@@ -216,7 +236,11 @@ std::vector<ConfigureNet> Vm::configure_nets(const Resources& resources) const {
   std::vector<ConfigureNet> out;
   for (size_t i = 0; i < nets_.size(); ++i) {
     const NetView& net = nets_[i].view;
-    out.push_back({.tap = resources.nets.taps[i].ref(), .mac = net.mac, .mtu = net.mtu});
+    const FdRef file = resources.nets.files[i].ref();
+    out.push_back({.tap = net.user_mode ? FdRef() : file,
+                   .stream = net.user_mode ? file : FdRef(),
+                   .mac = net.mac,
+                   .mtu = net.mtu});
   }
   return out;
 }
@@ -287,7 +311,8 @@ Result<> Vm::run_monitor(const Resources& resources, const LaunchPlan& plan, con
 
 void Vm::abandon() {
   end_fill();
-  body_.reset();  // Killed and reaped, no hook runs any more.
+  body_.reset();            // Killed and reaped, no hook runs any more.
+  std::vector<VmNet> nets;  // Theirs may: they go without the lock.
   {
     std::lock_guard lock(mutex_);
     state_ = VmState::kStopped;
@@ -295,7 +320,7 @@ void Vm::abandon() {
     published_ = true;
     memory_.file.reset();
     disks_.clear();
-    nets_.clear();
+    nets.swap(nets_);
   }
   changed_.notify_all();
 }

@@ -8,8 +8,11 @@
 #include "base/fd.h"
 #include "daemon/address_pool.h"
 #include "daemon/net_spec.h"
+#include "daemon/passt.h"
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 namespace mayfly::daemon {
@@ -24,20 +27,33 @@ struct NetView {
   uint32_t mtu = 0;
   std::optional<GuestNetwork> guest;
   bool automatic = false;
+  bool user_mode = false;
+  std::vector<PortForward> tcp_ports = {};
+  /// Of one in user_mode: how it ended.
+  std::string failure = {};
 };
 
 struct VmNet {
   NetView view;
   AddressLease lease;
+  /// Of one in user_mode.
+  std::unique_ptr<Passt> passt = {};
 };
 
 struct OpenNets {
   std::vector<VmNet> nets;
-  /// Of the same places.
-  std::vector<Fd> taps;
+  /// Of the same places: a tap device, or a socket of passt's.
+  std::vector<Fd> files;
 };
 
-/// `pool`: for those that are automatic; null: there is none.
-Result<OpenNets> open_nets(const std::vector<NetSpec>& specs, AddressPool* pool);
+/// What networks are made with.
+struct NetHost {
+  /// For those that are automatic; null: there is none.
+  AddressPool* pool = nullptr;
+  /// The program; empty: networks are devices.
+  std::string passt = {};
+};
+
+Result<OpenNets> open_nets(const std::vector<NetSpec>& specs, const NetHost& host);
 
 }  // namespace mayfly::daemon

@@ -504,8 +504,8 @@ class Case(unittest.TestCase):
         self.daemons.append(daemon)
         return daemon
 
-    def start_user_daemon(self, uid, *flags):
-        """A daemon that is an ordinary user's, as the test's directory is from now on."""
+    def start_user_daemon(self, uid, *flags, under=()):
+        """A daemon that is an ordinary user's, as the test's directory is from now on; as `under` of Daemon."""
         if os.geteuid() != 0:
             self.skipTest("only root can be any user")
         os.chown(self.dir, uid, uid)
@@ -517,7 +517,7 @@ class Case(unittest.TestCase):
         for path in (MAYFLYD, kvm):
             if self.work.run([*as_user, "test", "-r", path]).code != 0:
                 self.skipTest(f"an ordinary user cannot read {path} here")
-        return self.start_daemon("--kvm-device", kvm, *flags, under=as_user)
+        return self.start_daemon("--kvm-device", kvm, *flags, under=[*under, *as_user])
 
     def mayfly(self, *arguments, **options):
         return self.work.mayfly(*arguments, **options)

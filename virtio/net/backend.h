@@ -70,6 +70,10 @@ class Backend {
   /// still have more.
   virtual Result<> let_guest_do(const Offloads& offloads) = 0;
 
+  /// Nothing comes or goes any more, for good. It turns so in a call to it, or before a call of
+  /// its client.
+  virtual bool is_lost() const { return false; }
+
   /// The next frame, cut where `frame` (at most kMaxPieces) is too small: `bytes` then says how
   /// long it was, or at least that it was longer.
   virtual IoResult receive(Header& header, std::span<const iovec> frame) = 0;

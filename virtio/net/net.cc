@@ -68,7 +68,8 @@ Net::Net(std::unique_ptr<Backend> backend, const MacAddress& mac, uint16_t mtu)
 uint64_t Net::features() const { return kOwnFeatures | features_of(backend_->offloads()); }
 
 void Net::read_config(uint64_t offset, std::span<std::byte> out) const {
-  const auto status = static_cast<uint16_t>(kStatusLinkUp | (announces_ ? kStatusAnnounce : 0));
+  const auto status =
+      static_cast<uint16_t>((is_link_up_ ? kStatusLinkUp : 0) | (announces_ ? kStatusAnnounce : 0));
   const Config config = {.mac = mac_, .status = status, .max_virtqueue_pairs = 1, .mtu = mtu_};
   copy_config(std::as_bytes(std::span(&config, 1)), offset, out);
 }
@@ -110,6 +111,23 @@ void Net::queue_notified(uint16_t index) {
   if (index == kRxQueue) serve_rx();
   if (index == kTxQueue) serve_tx();
   if (index == kControlQueue) serve_control();
+  look_at_link();
+}
+
+void Net::on_frames_waiting() {
+  serve_rx();
+  look_at_link();
+}
+
+void Net::on_room_to_send() {
+  serve_tx();
+  look_at_link();
+}
+
+void Net::look_at_link() {
+  if (!is_link_up_ || !backend_->is_lost()) return;
+  is_link_up_ = false;
+  if (host_ != nullptr && has(kFeatureStatus)) host_->config_changed();
 }
 
 void Net::serve_rx() {

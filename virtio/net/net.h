@@ -14,6 +14,9 @@
 // receive buffers together, or, without mergeable ones, in each (5.1.6.3.1). Until it has, nothing
 // is received.
 //
+// When the backend has lost its link the guest is told that it is down, and what it sends is
+// dropped.
+//
 // A restored guest has the MAC address that it had, until somebody tells it another; the
 // configuration space has this VM's.
 //
@@ -79,8 +82,9 @@ class Net final : public Device, private BackendClient {
 
   Net(std::unique_ptr<Backend> backend, const MacAddress& mac, uint16_t mtu);
 
-  void on_frames_waiting() override { serve_rx(); }
-  void on_room_to_send() override { serve_tx(); }
+  void on_frames_waiting() override;
+  void on_room_to_send() override;
+  void look_at_link();
   bool has(uint64_t feature) const { return (features_ & feature) == feature; }
   void agree_on_offloads();
 
@@ -109,6 +113,7 @@ class Net final : public Device, private BackendClient {
   bool agreed_ = false;       // the backend knows guest_does_
   uint64_t wanted_room_ = 0;  // in chains, before a frame is received
   bool announces_ = false;    // config space says so
+  bool is_link_up_ = true;    // the same
   Counters counters_;
   RxBuffers rx_;
   std::array<iovec, kMaxPieces> tx_pieces_;  // of the chain at hand

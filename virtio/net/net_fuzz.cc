@@ -43,6 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (int turn = 0; turn < 3; ++turn) {
     backend->waiting.emplace_back(size_t{data[2]} * 260);
     backend->waiting.emplace_back(size_t{data[3]});
+    backend->lost = turn == 2 && (data[0] & 4) != 0;
     if (turn == 1) backend->refuses = net::IoStatus::kWouldBlock;
     for (uint16_t queue = 0; queue < 3; ++queue) harness.notify(queue);
     backend->frames_wait();

@@ -48,7 +48,11 @@ Result<std::vector<NetConfig>> take_nets(const std::vector<message::Net>& messag
   std::vector<NetConfig> nets;
   for (const message::Net& message : messages) {
     NetConfig& net = nets.emplace_back();
-    net.tap = TRY(fds.take(message.tap_fd, "nets.tap_fd"));
+    if (message.stream_fd) {
+      net.stream = TRY(fds.take(*message.stream_fd, "nets.stream_fd"));
+    } else {
+      net.tap = TRY(fds.take(message.tap_fd, "nets.tap_fd"));
+    }
     if (message.mac.size() != net.mac.size()) {
       return fail({Code::kInvalidArgument, "NET_MAC"}, "nets.mac: %zu bytes, where %zu belong",
                   message.mac.size(), net.mac.size());

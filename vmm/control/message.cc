@@ -41,6 +41,9 @@ Result<Net> parse_net(Bytes bytes) {
       case 3:
         net.mtu = TRY(field->u32());
         break;
+      case 10:
+        net.stream_fd = TRY(field->u32());
+        break;
     }
   }
   return net;

@@ -25,6 +25,8 @@ struct Disk {
 
 struct Net {
   uint32_t tap_fd = 0;
+  /// Instead of tap_fd.
+  std::optional<uint32_t> stream_fd;
   std::string mac;
   uint32_t mtu = 0;
 };

@@ -62,6 +62,14 @@ TEST_CASE("tap devices come through, and what they cannot be is refused") {
   sent.set_mac("\2\1\1\1\1\7");
   const auto parsed = parse(request);
   CHECK_EQ(std::get<Configure>(parsed.value().call).machine.nets.at(0).mac[5], 7);
+  // A stream instead, which no other descriptor may be either.
+  sent.set_stream_fd(7);
+  const auto streamed = parse(request);
+  CHECK_UNARY(std::get<Configure>(streamed.value().call).machine.nets.at(0).stream.valid());
+  CHECK_FALSE(std::get<Configure>(streamed.value().call).machine.nets.at(0).tap.valid());
+  sent.set_stream_fd(0);
+  CHECK_EQ(reason(request), "DESCRIPTOR_TWICE");
+  sent.clear_stream_fd();
   sent.set_mtu(65536);
   CHECK_EQ(reason(request), "NET_MTU");
   sent.set_mac("\2\1\1\1\1");

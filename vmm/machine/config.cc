@@ -54,7 +54,8 @@ Result<> validate_disks(const std::vector<DiskConfig>& disks) {
 
 Result<> validate_nets(const std::vector<NetConfig>& nets) {
   TRY(at_most(nets.size(), kMaxNets, "nets"));
-  for (const NetConfig& net : nets) TRY(need(net.tap, "nets.tap_fd"));
+  for (const NetConfig& net : nets)
+    TRY(need(net.stream.valid() ? net.stream : net.tap, "nets.tap_fd"));
   return {};
 }
 

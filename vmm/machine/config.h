@@ -43,7 +43,9 @@ struct DiskConfig {
 };
 
 struct NetConfig {
+  // One of the two.
   Fd tap;
+  Fd stream;
   virtio::net::MacAddress mac = {};
   uint16_t mtu = 0;
 };

@@ -6,6 +6,7 @@
 #include "virtio/blk/uring_backend.h"
 #include "virtio/console/loop_input.h"
 #include "virtio/console/ring_sink.h"
+#include "virtio/net/stream_sys.h"
 #include "virtio/net/tap_sys.h"
 #include "vmm/boot/layout.h"
 
@@ -110,12 +111,19 @@ Result<> DeviceSet::add_balloon() {
   return add(std::move(balloon));
 }
 
+Result<std::unique_ptr<virtio::net::Backend>> DeviceSet::open_net(NetConfig& config) {
+  if (config.stream.valid()) {
+    return TRY(virtio::net::Stream::create(parts_.loop, std::move(config.stream)));
+  }
+  return TRY(virtio::net::Tap::create(parts_.loop, std::move(config.tap)));
+}
+
 Result<> DeviceSet::add_nets(std::vector<NetConfig>& nets) {
   size_t index = 0;
   for (NetConfig& config : nets) {
-    auto tap = virtio::net::Tap::create(parts_.loop, std::move(config.tap));
-    auto net = tap ? virtio::net::Net::create(*std::move(tap), config.mac, config.mtu)
-                   : std::unexpected(std::move(tap).error());
+    auto backend = open_net(config);
+    auto net = backend ? virtio::net::Net::create(*std::move(backend), config.mac, config.mtu)
+                       : std::unexpected(std::move(backend).error());
     if (!net) {
       return std::unexpected(std::move(net).error().with_context(format("nets[%zu]", index)));
     }

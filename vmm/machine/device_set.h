@@ -102,6 +102,7 @@ class DeviceSet {
   Result<> add_balloon();
   Result<> need_balloon(const char* what) const;
   Result<> add_nets(std::vector<NetConfig>& nets);
+  Result<std::unique_ptr<virtio::net::Backend>> open_net(NetConfig& config);
   Result<> add_disks(std::vector<DiskConfig>& disks);
   Result<> add_host_ports(VsockConfig& config);
   Result<> claim_vsock(ClaimConfig& config);

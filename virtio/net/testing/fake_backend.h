@@ -27,6 +27,7 @@ class FakeBackend final : public Backend {
     return {};
   }
 
+  bool is_lost() const override { return lost; }
   IoResult receive(Header& header, std::span<const iovec> frame) override {
     if (waiting.empty()) return {IoStatus::kWouldBlock};
     header = next_header;
@@ -63,6 +64,7 @@ class FakeBackend final : public Backend {
   std::vector<Header> sent_headers;
   std::vector<Offloads> agreed;
   std::optional<IoStatus> refuses;
+  bool lost = false;
 
  private:
   const Offloads offloads_;
