@@ -16,6 +16,8 @@ namespace {
 
 constexpr mayfly::virtio::net::MacAddress kMac = {0x02, 0, 0, 0, 0, 1};
 constexpr size_t kChoices = 4;
+// All three queues' rings, with what is between them, and some more for what they point to.
+constexpr size_t kInputBytes = 64 * 1024;
 
 }  // namespace
 
@@ -27,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       {.csum = true, .tso4 = true, .tso6 = true, .ecn = true, .uso = true});
   // MUST: the address and the MTU are good.
   const auto device = MUST(net::Net::create(std::unique_ptr<net::Backend>(backend), kMac, 1500));
-  testing::DeviceHarness harness(*device, {.memory_bytes = 1 << 20, .data_size = 64 * 1024});
+  testing::DeviceHarness harness(*device, {.memory_bytes = 1 << 20, .data_size = 4096});
   uint64_t features = kFeatureVersion1 | net::kFeatureCtrlVq;
   if ((data[0] & 1) != 0) features |= net::kFeatureMrgRxbuf;
   if ((data[0] & 2) != 0) features |= net::kFeatureGuestCsum | net::kFeatureGuestTso4;
@@ -35,9 +37,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Gpa rings = harness.driver(0).queue_state().descriptors;
   const std::span input = std::as_bytes(std::span(data, size))
                               .subspan(kChoices)
-                              .first(std::min(size - kChoices, size_t{256 * 1024}));
-  // MUST: the rings and 256 KiB after them are in RAM.
-  MUST(harness.memory().view({rings, 256 * 1024})).write(0, input);
+                              .first(std::min(size - kChoices, kInputBytes));
+  // MUST: they are in RAM.
+  MUST(harness.memory().view({rings, kInputBytes})).write(0, input);
   backend->next_header = {.flags = static_cast<uint8_t>(data[1] & 1),
                           .gso_type = static_cast<uint8_t>((data[1] >> 1) & 1)};
   for (int turn = 0; turn < 3; ++turn) {
