@@ -118,6 +118,14 @@ int update(const GlobalFlags& global, const UpdateFlags& flags) {
     request.mutable_spec()->mutable_balloon()->set_target_mib(*flags.balloon_target_mib);
     request.mutable_update_mask()->add_paths("balloon.target_mib");
   }
+  if (!flags.metadata.empty()) {
+    auto text = read_metadata(flags.metadata);
+    if (!text) return report_error(global, text.error());
+    request.mutable_spec()->set_metadata(*std::move(text));
+  }
+  if (!flags.metadata.empty() || flags.no_metadata) {
+    request.mutable_update_mask()->add_paths("metadata");
+  }
   return answer(global, connect(global)->call(request));
 }
 

@@ -110,6 +110,9 @@ struct StopFlags {
 struct UpdateFlags {
   std::string vm_id;
   std::optional<uint64_t> balloon_target_mib;
+  // A file. Empty: it stays as it is.
+  std::string metadata;
+  bool no_metadata = false;
 };
 
 struct RemoveFlags {

@@ -163,7 +163,12 @@ void add_update(CLI::App& app, Everything& all) {
       ->add_option("--balloon-target", all.update.balloon_target_mib,
                    "how much memory the guest is to give back")
       ->type_name("MIB");
-  command->footer("  mayfly update web --balloon-target 512");
+  add_metadata_flag(command, all.update.metadata);
+  command->add_flag("--no-metadata", all.update.no_metadata, "it has none from now on")
+      ->excludes("--metadata");
+  command->footer(
+      "  mayfly update web --balloon-target 512\n"
+      "  mayfly update web --metadata new.json");
   command->callback([&] { all.action = [&] { return update(all.global, all.update); }; });
 }
 

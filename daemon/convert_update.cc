@@ -19,6 +19,13 @@ Result<> take_balloon_target(const v1::VmSpec& in, Vm::Update& out) {
   return {};
 }
 
+// Without a value: none from now on.
+Result<> take_metadata(const v1::VmSpec& in, Vm::Update& out) {
+  out.metadata.emplace();
+  if (in.has_metadata()) out.metadata = TRY(MetadataDocument::parse("metadata", in.metadata()));
+  return {};
+}
+
 // A field that can be changed is a line here, a function above, and a part of Vm::Update.
 struct Field {
   std::string_view path;
@@ -26,6 +33,7 @@ struct Field {
 };
 constexpr Field kFields[] = {
     {"balloon.target_mib", take_balloon_target},
+    {"metadata", take_metadata},
 };
 
 std::string known_paths() {

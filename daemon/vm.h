@@ -106,6 +106,8 @@ class Vm final : private BodyOwner {
   /// What can be changed of it; absent: that stays.
   struct Update {
     std::optional<uint64_t> balloon_target_mib;
+    // Null: none.
+    std::optional<Metadata::Document> metadata;
   };
   /// In any state but STOPPED; all is checked before anything is changed. vm_update.cc has it.
   Result<VmView> update(const Update& what, const Call& call, Stopwatch& stopwatch);
@@ -174,6 +176,8 @@ class Vm final : private BodyOwner {
   void on_reseeded(const AgentReseeded& reseeded);
   void on_network_set(const AgentNetworkSet& set);
   void offer_metadata(const VmBody& body);
+  Result<> check_metadata(const Metadata::Document& document) const;
+  void change_metadata(Metadata::Document document);
   /// What the guest's agent has to set; empty: nothing.
   std::vector<AgentInterface> agent_interfaces() const;
   void set_guest_when_told();

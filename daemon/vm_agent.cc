@@ -44,6 +44,20 @@ void Vm::offer_metadata(const VmBody& body) {
   }
 }
 
+Result<> Vm::check_metadata(const Metadata::Document& document) const {
+  if (!document || spec_.agent) return {};
+  return fail({Code::kFailedPrecondition, "NO_AGENT"},
+              "metadata: %s was created without the agent, which would serve it",
+              identity_.id.c_str());
+}
+
+void Vm::change_metadata(Metadata::Document document) {
+  metadata_.set(std::move(document));
+  // What is there now, also where another call has changed it meanwhile. An agent that has not
+  // said Hello yet is told again when it does.
+  if (body_->agent() != nullptr) (void)body_->agent()->offer_metadata(metadata_.is_there());
+}
+
 void Vm::on_hello(const VmBody& body, const AgentHello& hello) {
   std::vector<AgentInterface> interfaces;
   {

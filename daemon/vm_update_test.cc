@@ -20,7 +20,7 @@ CreateRequest with_balloon(const Rig& rig, const std::string& id, const std::str
 }
 
 Result<VmOutcome> set_target(Rig& rig, const char* id, uint64_t target_mib) {
-  return rig.manager->update(id, {.balloon_target_mib = target_mib}, soon());
+  return rig.manager->update(id, {.balloon_target_mib = target_mib, .metadata = {}}, soon());
 }
 
 void check_refused(const Result<VmOutcome>& result, Code code, const char* reason,

@@ -5,6 +5,7 @@ that a guest made from another one never reads that one's."""
 import json
 
 import harness
+from google.protobuf import field_mask_pb2
 from harness import snapshot_pb, vm_pb
 from program_disk import make_program_disk
 
@@ -108,6 +109,28 @@ class AgentCommandTest(MetadataCase):
     def test_a_guest_without_metadata_has_no_address_for_it(self):
         self.boot("one", None)
         self.assertNotIn("169.254", self.guest("one", "ip address show lo"))
+        self.assertIn("this guest has none", self.guest("one", f"{AGENT} / 2>&1", code=1))
+
+
+class UpdateTest(MetadataCase):
+    def update(self, vm_id, **spec):
+        request = vm_pb.UpdateVmRequest(vm_id=vm_id, spec=vm_pb.VmSpec(**spec),
+                                        update_mask=field_mask_pb2.FieldMask(paths=["metadata"]))
+        return self.daemon.api.UpdateVm(request).vm
+
+    def test_a_document_comes_changes_and_goes_while_the_guest_runs(self):
+        self.boot("one", None)
+        self.assertFalse(self.daemon.get("one").HasField("metadata"))
+        first = self.update("one", metadata=document_of("first"))
+        harness.wait_until(lambda: "lo:mayfly" in self.guest("one", "ip address show lo"), "the guest listens", 20)
+        self.assertEqual(self.hostname("one"), "first")
+        second = self.update("one", metadata=document_of("second"))
+        self.assertNotEqual(second.metadata.version, first.metadata.version)
+        self.assertEqual(self.hostname("one"), "second")
+        self.assert_refused(lambda: self.update("one", metadata="[]"), "INVALID_ARGUMENT", "METADATA", "JSON object")
+        self.assertEqual(self.hostname("one"), "second")
+        self.assertFalse(self.update("one").HasField("metadata"))
+        harness.wait_until(lambda: "169.254" not in self.guest("one", "ip address show lo"), "the address goes", 20)
         self.assertIn("this guest has none", self.guest("one", f"{AGENT} / 2>&1", code=1))
 
 

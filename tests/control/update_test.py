@@ -110,3 +110,24 @@ class UpdateTest(SnapshotCase):
             self.assertEqual((now.spec.balloon.target_mib, now.spec.balloon.deflate_on_oom), (32, True), vm_id)
         self.set_target("b", 3)
         self.assertEqual(self.daemon.get("a").balloon.target_mib, 32)
+
+    def test_metadata_is_checked_and_told_of_but_never_shown(self):
+        mask = "metadata"
+        self.pages("a", target_mib=5)
+        bad = "INVALID_ARGUMENT"
+        deep, large = "[" * 32 + "]" * 32, "x" * (256 << 10)
+        for text in ("", "[]", '{"a": 1', '{"": 1}', f'{{"a":{deep}}}', f'{{"a":"{large}"}}'):
+            with self.subTest(text[:20]):
+                self.assert_refused(lambda t=text: self.update("a", mask, metadata=t), bad, "METADATA", mask)
+        # The probe has no agent; nothing else of the call is done either.
+        self.assert_refused(lambda: self.update("a", TARGET, mask, metadata="{}", balloon=vm_pb.Balloon(target_mib=6)),
+                            "FAILED_PRECONDITION", "NO_AGENT", mask)
+        self.assertEqual(self.daemon.get("a").balloon.target_mib, 5)
+        self.assertFalse(self.update("a", mask).vm.HasField("metadata"))
+        self.assert_refused(lambda: self.daemon.probe("b", "exit", metadata="{}"), bad, "NO_AGENT", mask)
+        self.daemon.create("c", start=False, memory_mib=64, allow_slow_kvm=True, kernel_path=str(harness.PROBE),
+                           rootfs=None, agent=True, metadata='{"a": "secret"}')
+        made = self.daemon.get("c")
+        self.assertEqual((made.metadata.version, made.metadata.size_bytes, made.spec.metadata), (1, 15, ""))
+        self.assertEqual(self.update("c", mask, metadata='{"a": 1}').vm.metadata.size_bytes, 8)
+        self.assertNotIn("secret", str(self.daemon.get("c")))
